@@ -1,0 +1,32 @@
+"""The Python file that stands for one workflow version in a DAG folder."""
+
+from __future__ import annotations
+
+import json
+
+__all__ = ["dag_file"]
+
+_FILE = """\
+# An Airflow DAG, made from a workflow definition by cognitionos_provider. Changes here are overwritten.
+# {marker}
+from cognitionos_provider.compiler.dag import dag_from_json
+
+dag = dag_from_json(
+    r'''
+{definition}
+''',
+    scheduled={scheduled},
+)
+"""
+
+
+def dag_file(definition: str, *, scheduled: bool, marker: str) -> str:
+    """Return the source of the DAG file of a definition.
+
+    :param definition: the workflow as JSON text.
+    :param marker: one line that tells this file from one with other content.
+    """
+    # Shown as the DAG's code in Airflow's UI, so it is indented. Apostrophes occur in JSON only inside of text,
+    # where an escape means the same; without them nothing can end the literal.
+    text = json.dumps(json.loads(definition), indent=2, sort_keys=True).replace("'", "\\u0027")
+    return _FILE.format(marker=marker, definition=text, scheduled=scheduled)

@@ -1,0 +1,33 @@
+"""Ask a language model, with fallback across providers, one deadline, and a record of every attempt.
+
+::
+
+    from cognitionos_provider.llm import LLMRequest, create_llm_router
+
+    async with create_llm_router(openai_api_key=..., anthropic_api_key=...) as router:
+        request = LLMRequest(messages=[{"role": "user", "content": "Hello!"}], model="gpt-4")
+        response = await router.generate(request)
+        print(response.content, response.provider, response.cost_usd)
+
+Importing this package is cheap: the SDKs are loaded in a thread when a router is first used.
+"""
+
+from __future__ import annotations
+
+from cognitionos_provider.llm.chain import DEFAULT_MODELS
+from cognitionos_provider.llm.health import ProviderHealth
+from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry, Usage
+from cognitionos_provider.llm.router import LLMRouter, create_llm_router
+
+__all__ = [
+    "DEFAULT_MODELS",
+    "Attempt",
+    "LLMRequest",
+    "LLMResponse",
+    "LLMRouter",
+    "Message",
+    "ProviderHealth",
+    "Retry",
+    "Usage",
+    "create_llm_router",
+]

@@ -1,0 +1,59 @@
+"""What a worker lends to an LLM step."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from pydantic import JsonValue
+
+from cognitionos_provider.hooks.llm import LLMHook
+from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, record_key
+from cognitionos_provider.run import RunContext
+from cognitionos_provider.step import Outcome, StepSpec, run_step
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+__all__ = ["run_on_worker"]
+
+
+async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> Outcome:
+    """Run a step in this process; see :func:`cognitionos_provider.step.run_step`."""
+    ti: Any = context["ti"]
+    run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
+    with structlog.contextvars.bound_contextvars(trace_id=run.trace_id, execution_id=run.execution_id):
+        edge = _WorkerEdge(ti)
+        try:
+            return await run_step(StepSpec.model_validate_json(spec), run, edge, passes=passes)
+        finally:
+            await edge.close()
+
+
+class _WorkerEdge:
+    """XComs over the task's own (synchronous) API, and a router for this one step."""
+
+    def __init__(self, ti: Any) -> None:
+        self._ti = ti
+        self._logger = structlog.get_logger("cognitionos")
+        self._hook = LLMHook()
+
+    async def output_of(self, step_id: str) -> JsonValue:
+        return decode_output(await asyncio.to_thread(self._ti.xcom_pull, task_ids=step_id, key=OUTPUT_KEY))
+
+    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
+        router = await self._hook.aget_router()
+        return await router.generate(request, on_attempt=on_attempt)
+
+    async def write_record(self, record: StepRecord) -> None:
+        await asyncio.to_thread(
+            self._ti.xcom_push, key=record_key(self._ti.try_number), value=record.model_dump_json()
+        )
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        getattr(self._logger, level)(event, **fields)
+
+    async def close(self) -> None:
+        await self._hook.aclose()

@@ -1,0 +1,69 @@
+"""What one run is given: its inputs, its execution id, its trace id. Pure.
+
+A run's ``conf`` *is* its inputs, so that Airflow's Trigger form and ``airflow dags trigger --conf`` need nothing
+special. One reserved key carries what the facade adds.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pydantic import JsonValue
+
+__all__ = ["RESERVED_KEY", "RunContext", "execution_id_of", "make_conf"]
+
+RESERVED_KEY = "__cognitionos__"
+"""The key of a run's conf that is not an input."""
+
+_NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: URLs
+
+
+def execution_id_of(dag_id: str, run_id: str) -> str:
+    """Return the execution id of a run that was not started over the facade: a UUID v5 of DAG and run id."""
+    return str(uuid.uuid5(_NAMESPACE, f"airflow://{dag_id}/{run_id}"))
+
+
+def make_conf(
+    inputs: Mapping[str, JsonValue], *, execution_id: str, trace_id: str, budget_usd: str | None = None
+) -> dict[str, Any]:
+    """Return the ``conf`` of a run that the facade starts."""
+    ours = {"execution_id": execution_id, "trace_id": trace_id}
+    if budget_usd is not None:
+        ours["budget_usd"] = budget_usd
+    return {**inputs, RESERVED_KEY: ours}
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """What each step of a run knows about the run."""
+
+    execution_id: str
+    trace_id: str
+    given: dict[str, JsonValue]
+    """The inputs as they were given."""
+    inputs: dict[str, JsonValue]
+    """What templates see: the given inputs, and the default (or null) of each input that was not given."""
+
+    @classmethod
+    def of(
+        cls, dag_id: str, run_id: str, conf: Mapping[str, Any] | None, params: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Read a run's ``conf``.
+
+        :param params: the DAG's params as Airflow merged them with the conf: they hold the defaults.
+        """
+        given = dict(conf or {})
+        ours = given.pop(RESERVED_KEY, None)
+        if not isinstance(ours, dict):
+            ours = {}
+        execution_id = str(ours.get("execution_id") or execution_id_of(dag_id, run_id))
+        inputs = {key: value for key, value in (params or {}).items() if key != RESERVED_KEY}
+        return cls(
+            execution_id=execution_id,
+            trace_id=str(ours.get("trace_id") or execution_id),
+            given={key: value for key, value in given.items() if value is not None},
+            inputs={**inputs, **given},
+        )

@@ -1,0 +1,342 @@
+"""One LLM step, run from its inputs to its outcome.
+
+Everything that touches the world is passed in: where outputs of other steps come from, who is asked, where the
+record goes. The trigger and the operator are the two edges that pass it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from cognitionos_provider.definitions import Step, Workflow, evaluate, references, render
+from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
+from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
+from cognitionos_provider.record import StepRecord, clean
+from cognitionos_provider.run import RunContext
+
+__all__ = ["Outcome", "StepEdge", "StepSpec", "run_step"]
+
+DEFAULT_SYSTEM_PROMPT = (
+    "You carry out one step of an automated data workflow. You are told the step's name, the capability that it "
+    "calls for, its inputs, and the outputs of the steps before it. Answer with the step's result and nothing else."
+)
+
+
+class StepSpec(BaseModel):
+    """All that a step needs to know, as it travels from the DAG file to the triggerer or worker."""
+
+    model_config = ConfigDict(frozen=True)
+
+    workflow_id: str
+    workflow_version: str
+    step: Step
+    needs: tuple[str, ...] = ()
+    """The steps whose outputs it reads."""
+    input_schema: dict[str, JsonValue] | None = None
+    """On a step that waits for no other: checked first, since Airflow's Trigger form checks only a part of it."""
+
+    @classmethod
+    def of(cls, workflow: Workflow, step: Step) -> StepSpec:
+        """Compile a step's specification."""
+        needs = _read_steps(step)
+        if step.llm is None or step.llm.prompt is None:
+            needs.update(step.depends_on)
+        given: dict[str, Any] = {
+            "workflow_id": workflow.workflow_id,
+            "workflow_version": workflow.version,
+            "step": step,
+        }
+        if needs:
+            given["needs"] = tuple(sorted(needs))
+        if workflow.input_schema is not None and not step.depends_on:
+            given["input_schema"] = workflow.input_schema
+        return cls(**given)
+
+    def canonical_json(self) -> str:
+        """Return JSON text that is the same for the same step."""
+        return json.dumps(
+            self.model_dump(mode="json", exclude_unset=True), sort_keys=True, separators=(",", ":")
+        )
+
+
+def _read_steps(step: Step) -> set[str]:
+    """Return the steps whose outputs a step's templates read."""
+    templates: list[JsonValue] = [dict(step.inputs)]
+    if step.llm is not None:
+        templates += [step.llm.prompt, step.llm.system_prompt]
+    found = references(templates)
+    for expression in (step.condition, step.for_each):
+        if expression is not None:
+            found |= references(expression, expression=True)
+    return {reference.step for reference in found if reference.step is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a step ended."""
+
+    state: Literal["success", "skipped", "failed"]
+    output: JsonValue = None
+    error: str | None = None
+    can_retry: bool = False
+    """Whether a later try may end better."""
+
+
+class StepEdge(Protocol):
+    """What the trigger or the operator lends to a step."""
+
+    async def output_of(self, step_id: str) -> JsonValue:
+        """Return the output of a step before this one."""
+
+    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
+        """Ask the models of a request in turn."""
+
+    async def write_record(self, record: StepRecord) -> None:
+        """Keep the record of this try, in place of what was kept of it before."""
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        """Write a line into the task's log."""
+
+
+async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: int | None = None) -> Outcome:
+    """Run a step to its end. Never raises but for cancellation: whatever goes wrong is the outcome's ``error``.
+
+    :param passes: how often the chain of models is gone through, in place of the step's ``retry.max_attempts``;
+        1 where somebody else makes the retries.
+    """
+    recorder = _Recorder(edge)
+    step = spec.step
+    try:
+        async with asyncio.timeout(step.timeout_seconds):
+            outcome = await _StepRun(spec, run, edge, recorder, passes).outcome()
+    except TimeoutError:
+        outcome = Outcome(
+            "failed",
+            error=f"Step {step.step_id!r} did not end within its timeout of {step.timeout_seconds:g} s"
+            + recorder.last_failure(),
+            can_retry=True,
+        )
+    except LLMError as error:
+        outcome = Outcome("failed", error=str(error), can_retry=getattr(error, "can_retry", False))
+    except CognitionOSError as error:
+        outcome = Outcome("failed", error=f"Step {step.step_id!r}: {error}")
+    except Exception as error:  # noqa: BLE001 - what leaves a trigger as an exception costs a worker
+        outcome = Outcome("failed", error=f"Step {step.step_id!r} broke: {type(error).__name__}: {error}")
+        edge.log("error", "the step broke", exc_info=error)
+    if outcome.state == "failed":
+        edge.log("error", f"step failed: {outcome.error}")
+    try:
+        await recorder.finish(clean(outcome.error))
+    except Exception as error:  # noqa: BLE001
+        edge.log("error", "the record of this try could not be kept", exc_info=error)
+    return outcome
+
+
+class _StepRun:
+    """One run of one step: keeps what its parts share."""
+
+    def __init__(
+        self, spec: StepSpec, run: RunContext, edge: StepEdge, recorder: _Recorder, passes: int | None
+    ) -> None:
+        self.spec, self.step, self.run, self.edge, self.recorder = spec, spec.step, run, edge, recorder
+        self.retry = spec.step.retry if passes is None else Retry(max_attempts=passes)
+        self.deadline = time.monotonic() + spec.step.timeout_seconds
+
+    async def outcome(self) -> Outcome:
+        if self.spec.input_schema is not None:
+            _check_inputs(self.spec.input_schema, self.run)
+        outputs = await asyncio.gather(*map(self.edge.output_of, self.spec.needs))
+        self.outputs = dict(zip(self.spec.needs, outputs, strict=True))
+        context: dict[str, Any] = {
+            "inputs": self.run.inputs,
+            "steps": {step_id: {"output": output} for step_id, output in self.outputs.items()},
+            "run": {"execution_id": self.run.execution_id},
+        }
+        if self.step.condition is not None and not evaluate(self.step.condition, context):
+            self.edge.log("info", f"step skipped: its condition is false: {self.step.condition}")
+            return Outcome("skipped")
+        if self.step.for_each is None:
+            return Outcome("success", output=await self.answer(context))
+        return await self.answers(context)
+
+    async def answers(self, context: Mapping[str, Any]) -> Outcome:
+        """Ask once for each item of the list, a bounded number at a time."""
+        assert self.step.for_each is not None  # noqa: S101 - the caller's branch
+        items = evaluate(self.step.for_each, context)
+        if not isinstance(items, list):
+            raise DefinitionError(
+                [(("for_each",), f"{self.step.for_each} gives {type(items).__name__}, and a list is needed")]
+            )
+        if len(items) > self.step.max_items:
+            raise DefinitionError(
+                [(("for_each",), f"the list has {len(items)} items, and max_items is {self.step.max_items}")]
+            )
+        places = asyncio.Semaphore(self.step.max_concurrency)
+
+        async def one(item: JsonValue) -> tuple[JsonValue, Exception | None]:
+            async with places:
+                try:
+                    return await self.answer({**context, "item": item}), None
+                except CognitionOSError as error:
+                    return {"error": str(error)}, error
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(item)) for item in items]
+        results = [task.result() for task in tasks]
+        failures = [(index, error) for index, (_, error) in enumerate(results) if error is not None]
+        if failures and self.step.on_item_error == "fail":
+            index, first = failures[0]
+            return Outcome(
+                "failed",
+                error=f"{len(failures)} of {len(items)} items failed; item {index}: {first}",
+                can_retry=any(getattr(error, "can_retry", False) for _, error in failures),
+            )
+        return Outcome("success", output=[output for output, _ in results])
+
+    async def answer(self, context: Mapping[str, Any]) -> JsonValue:
+        """Ask the models once, and again while the answer breaks ``output_schema``."""
+        messages = self.messages(context)
+        if self.step.output_schema is None:
+            return (await self.ask(messages)).content
+        for _ in range(self.retry.max_attempts):
+            response = await self.ask(messages)
+            value, problem = parse_json_answer(response.content, self.step.output_schema)
+            if problem is None:
+                return value
+            self.edge.log("warning", f"the answer breaks output_schema: {problem}", model=response.model)
+            messages = [
+                *messages,
+                Message(role="assistant", content=response.content),
+                Message(role="user", content=f"That does not satisfy the JSON Schema: {problem}. Answer again."),
+            ]
+        raise LLMError(f"Step {self.step.step_id!r}: the answer breaks output_schema: {problem}")
+
+    async def ask(self, messages: Sequence[Message]) -> LLMResponse:
+        llm = self.step.llm
+        request = LLMRequest(
+            messages=list(messages),
+            models=tuple(llm.models or ()) if llm else (),
+            temperature=llm.temperature if llm else None,
+            max_tokens=llm.max_tokens if llm else None,
+            timeout_seconds=max(self.deadline - time.monotonic(), 0.001),
+            retry=self.retry,
+        )
+        return await self.edge.ask(request, self.recorder.add)
+
+    def messages(self, context: Mapping[str, Any]) -> list[Message]:
+        """Return the prompt: the step's own, or what the built-in default agent is told."""
+        llm = self.step.llm
+        inputs = render(dict(self.step.inputs), context)
+        system = render(llm.system_prompt, context) if llm and llm.system_prompt else DEFAULT_SYSTEM_PROMPT
+        if self.step.output_schema is not None:
+            schema = json.dumps(self.step.output_schema, ensure_ascii=False)
+            system = f"{_text(system)}\n\nAnswer with JSON alone, an object that satisfies this JSON Schema:\n{schema}"
+        if llm and llm.prompt:
+            parts = [_text(render(llm.prompt, context))]
+            if inputs:
+                parts.append(f"Inputs:\n{_text(inputs)}")
+        else:
+            parts = [f"Step: {self.step.name}", f"Capability: {self.step.agent_capability}"]
+            if inputs:
+                parts.append(f"Inputs:\n{_text(inputs)}")
+            if "item" in context:
+                parts.append(f"Item:\n{_text(context['item'])}")
+            if self.run.given:
+                parts.append(f"Inputs of the run:\n{_text(self.run.given)}")
+            parts += [
+                f"Output of step {step_id!r}:\n{_text(self.outputs[step_id])}" for step_id in self.step.depends_on
+            ]
+        return [
+            Message(role="system", content=clean(_text(system))),
+            Message(role="user", content=clean("\n\n".join(parts))),
+        ]
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
+
+
+def _check_inputs(schema: dict[str, JsonValue], run: RunContext) -> None:
+    from jsonschema import Draft202012Validator
+
+    given = {key: value for key, value in run.inputs.items() if value is not None or key in run.given}
+    errors = [
+        (("inputs", *error.absolute_path), error.message)
+        for error in Draft202012Validator(schema).iter_errors(given)
+    ]
+    if errors:
+        raise DefinitionError(errors)
+
+
+def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonValue, str | None]:
+    """Read a model's answer as JSON; the second value says what is wrong with it, or is None.
+
+    Models like to wrap JSON in a Markdown fence, even when told not to.
+    """
+    from jsonschema import Draft202012Validator
+
+    text = content.strip()
+    if text.startswith("```"):
+        text = text.partition("\n")[2].rpartition("```")[0]
+    try:
+        value: JsonValue = json.loads(text)
+    except ValueError as error:
+        return None, f"it is not JSON ({error})"
+    for problem in Draft202012Validator(schema).iter_errors(value):
+        where = ".".join(map(str, problem.absolute_path))
+        return None, f"{where}: {problem.message}" if where else problem.message
+    return value, None
+
+
+class _Recorder:
+    """Keeps the record of a try in the store, one write at a time, never more often than a write takes."""
+
+    def __init__(self, edge: StepEdge) -> None:
+        self._edge = edge
+        self._record = StepRecord()
+        self._dirty = False
+        self._writer: asyncio.Task[None] | None = None
+
+    async def add(self, attempt: Attempt) -> None:
+        self._record.attempts.append(attempt)
+        self._edge.log(*_log_line(attempt))
+        self._dirty = True
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.create_task(self._write())
+
+    async def finish(self, error: str | None) -> None:
+        if error is not None:
+            self._record.error = error
+            self._dirty = True
+        if self._writer is not None:
+            with contextlib.suppress(Exception):
+                await self._writer
+        await self._write()
+
+    def last_failure(self) -> str:
+        failed = [attempt for attempt in self._record.attempts if attempt.outcome == "error"]
+        return f"; the last call failed: {failed[-1].provider}:{failed[-1].model}: {failed[-1].message}" if failed else ""
+
+    async def _write(self) -> None:
+        while self._dirty:
+            self._dirty = False
+            await self._edge.write_record(self._record)
+
+
+def _log_line(attempt: Attempt) -> tuple[str, str]:
+    asked = f"{attempt.provider}:{attempt.model}"
+    if attempt.outcome == "ok":
+        cost = "unknown price" if attempt.cost_usd is None else f"${attempt.cost_usd:.6f}"
+        tokens = f"{attempt.usage.total_tokens} tokens" if attempt.usage else "no usage told"
+        return "info", f"{asked} answered in {attempt.latency_ms:.0f} ms: {tokens}, {cost}"
+    if attempt.outcome == "skipped":
+        return "warning", f"{asked} skipped: {attempt.message}"
+    return "warning", f"{asked} failed after {attempt.latency_ms:.0f} ms: {attempt.message}"

@@ -1,0 +1,92 @@
+"""The trigger that runs an LLM step from start to end, in the triggerer and without a worker."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from airflow.sdk.execution_time.xcom import XCom
+from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from pydantic import JsonValue
+
+from cognitionos_provider.hooks.llm import LLMHook
+from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
+from cognitionos_provider.run import RunContext
+from cognitionos_provider.step import StepSpec, run_step
+
+__all__ = ["LLMStepTrigger"]
+
+
+class LLMStepTrigger(BaseTrigger):
+    """Runs one LLM step.
+
+    :param spec: a :class:`~cognitionos_provider.step.StepSpec` as JSON text. Text, because Airflow's
+        deserializers look into nested values of a trigger's arguments.
+    """
+
+    def __init__(self, spec: str) -> None:
+        super().__init__()
+        self.spec = spec
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments."""
+        return ("cognitionos_provider.triggers.llm.LLMStepTrigger", {"spec": self.spec})
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Run the step; the one event ends the task. Nothing may be raised: that would cost a worker."""
+        try:
+            event = await self._run()
+        except Exception as error:
+            self._log().exception("the step could not be run")
+            event = TaskFailedEvent()
+            del error
+        yield event
+
+    async def _run(self) -> TriggerEvent:
+        spec = StepSpec.model_validate_json(self.spec)
+        ti: Any = self.task_instance
+        context = ti.get_template_context()
+        run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
+        structlog.contextvars.bind_contextvars(trace_id=run.trace_id, execution_id=run.execution_id)
+        outcome = await run_step(spec, run, _TriggerEdge(ti, self._log()))
+        if outcome.state == "success":
+            # Airflow commits the keys of an event one by one, the first together with the task's end: so one key.
+            return TaskSuccessEvent(xcoms={OUTPUT_KEY: encode_output(outcome.output)})
+        return TaskSkippedEvent() if outcome.state == "skipped" else TaskFailedEvent()
+
+    @staticmethod
+    def _log() -> Any:
+        return structlog.get_logger("cognitionos")
+
+
+class _TriggerEdge:
+    """What the triggerer lends to a step: XComs over the supervisor's channel, the process's router."""
+
+    def __init__(self, ti: Any, logger: Any) -> None:
+        self._ti = ti
+        self._logger = logger
+
+    async def output_of(self, step_id: str) -> JsonValue:
+        stored = await XCom.aget_one(
+            key=OUTPUT_KEY, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=step_id, map_index=-1
+        )
+        return decode_output(stored)
+
+    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
+        router = await LLMHook().aget_router()
+        return await router.generate(request, on_attempt=on_attempt)
+
+    async def write_record(self, record: StepRecord) -> None:
+        await XCom.aset(
+            key=record_key(self._ti.try_number),
+            value=record.model_dump_json(),
+            dag_id=self._ti.dag_id,
+            run_id=self._ti.run_id,
+            task_id=self._ti.task_id,
+            map_index=-1,
+        )
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        getattr(self._logger, level)(event, **fields)

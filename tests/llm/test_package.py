@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import cognitionos_provider.llm as llm
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(llm.__all__) == [
+        "Attempt",
+        "DEFAULT_MODELS",
+        "LLMRequest",
+        "LLMResponse",
+        "LLMRouter",
+        "Message",
+        "ProviderHealth",
+        "Retry",
+        "Usage",
+        "create_llm_router",
+    ]
+    assert all(hasattr(llm, name) for name in llm.__all__)
+
+
+def test_importing_the_package_and_making_a_router_loads_neither_sdk_nor_airflow() -> None:
+    program = (
+        "import sys, cognitionos_provider.llm as llm\n"
+        "llm.create_llm_router('a', 'b')\n"
+        "heavy = {'openai', 'anthropic', 'pydantic_ai', 'genai_prices', 'httpx', 'httpx2', 'airflow'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_loading_the_sdks_leaves_the_event_loop_running() -> None:
+    program = """
+import asyncio, time
+from cognitionos_provider.llm import create_llm_router
+
+async def main():
+    router = create_llm_router("a", "b")
+    begun = last = time.monotonic()
+    worst = 0.0
+    loading = asyncio.create_task(router.warm_up())
+    while not loading.done():
+        await asyncio.sleep(0.005)
+        now = time.monotonic()
+        worst, last = max(worst, now - last), now
+    await loading
+    print(worst, last - begun)
+    await router.aclose()
+
+asyncio.run(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    worst, whole = map(float, done.stdout.split())
+    # On the loop the longest pause would be nearly the whole time.
+    assert worst < whole / 4
