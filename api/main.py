@@ -35,7 +35,8 @@ def create_app(config: Config | None = None) -> FastAPI:
     :raises ConfigurationError: a setting is malformed, or names another database than Airflow's.
     """
     config = config or get_config()
-    configure_logging(config)
+    # After Airflow's import, which sets up the root logger for itself.
+    configure_logging(config, level=config.api.log_level)
     session_factory()
 
     @asynccontextmanager

@@ -236,9 +236,7 @@ class ObservabilityConfig(Section):
 class _LocalStack(Section):
     model_config = SettingsConfigDict(env_prefix="COGNITIONOS_")
 
-    home: Directory = Field(
-        Path("~/.cognitionos"), description="the path of a directory", validate_default=True
-    )
+    home: Directory = Field(Path("~/.cognitionos"), description="the path of a directory")
 
 
 class Config(BaseModel):

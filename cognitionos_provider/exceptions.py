@@ -77,11 +77,19 @@ class ConflictError(StoreError):
 
 
 class LLMError(CognitionOSError):
-    """A model call failed. ``attempts`` holds every call that was made or skipped, in order."""
+    """A model call failed.
 
-    def __init__(self, message: str, attempts: Sequence[Attempt] = ()) -> None:
+    ``attempts`` holds every call that was made or skipped, in order; ``can_retry`` tells whether the same call may
+    end better at another time.
+    """
+
+    can_retry = False
+
+    def __init__(self, message: str, attempts: Sequence[Attempt] = (), *, can_retry: bool | None = None) -> None:
         super().__init__(message)
         self.attempts: list[Attempt] = list(attempts)
+        if can_retry is not None:
+            self.can_retry = can_retry
 
 
 class UnknownModelError(LLMError):
@@ -94,6 +102,8 @@ class RequestRejectedError(LLMError):
 
 class DeadlineExceededError(LLMError):
     """The time given to the call was up before a model answered."""
+
+    can_retry = True
 
 
 class AllModelsFailedError(LLMError):

@@ -125,7 +125,7 @@ async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: i
             can_retry=True,
         )
     except LLMError as error:
-        outcome = Outcome("failed", error=str(error), can_retry=getattr(error, "can_retry", False))
+        outcome = Outcome("failed", error=str(error), can_retry=error.can_retry)
     except CognitionOSError as error:
         outcome = Outcome("failed", error=f"Step {step.step_id!r}: {error}")
     except Exception as error:  # noqa: BLE001 - what leaves a trigger as an exception costs a worker
@@ -197,7 +197,7 @@ class _StepRun:
             return Outcome(
                 "failed",
                 error=f"{len(failures)} of {len(items)} items failed; item {index}: {first}",
-                can_retry=any(getattr(error, "can_retry", False) for _, error in failures),
+                can_retry=any(isinstance(error, LLMError) and error.can_retry for _, error in failures),
             )
         return Outcome("success", output=[output for output, _ in results])
 

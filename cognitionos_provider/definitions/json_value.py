@@ -16,7 +16,7 @@ from cognitionos_provider.definitions.violation import (
     refusal,
 )
 
-__all__ = ["MAX_DEPTH", "JsonObject", "Text", "json_violations", "strings_in", "text_problem"]
+__all__ = ["MAX_DEPTH", "STORABLE", "JsonObject", "Text", "json_violations", "strings_in", "text_problem"]
 
 MAX_DEPTH = 64
 
@@ -99,5 +99,8 @@ def _storable(text: str) -> str:
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_bounded_object)]
 """A JSON object of at most 64 levels with finite numbers."""
 
-Text = Annotated[str, Field(strict=True), AfterValidator(_storable)]
-"""Text without NUL characters."""
+STORABLE = AfterValidator(_storable)
+"""For a text field: refuses what a database can't hold. Limits of length stand before it."""
+
+Text = Annotated[str, Field(strict=True), STORABLE]
+"""Text that a database can hold."""

@@ -32,6 +32,8 @@ def value_violations(schema: dict[str, JsonValue], value: JsonValue) -> list[Vio
     """
     if violations := json_violations(value):
         return violations
+    from referencing.exceptions import Unresolvable
+
     validator = _validator(_canonical(schema))
     violations = []
     try:
@@ -39,6 +41,8 @@ def value_violations(schema: dict[str, JsonValue], value: JsonValue) -> list[Vio
             violations.append(Violation(tuple(error.absolute_path), _shorten(error.message), "schema"))
             if len(violations) == MAX_VIOLATIONS:
                 break
+    except Unresolvable as error:
+        return [Violation((), f"The schema refers to {error.ref[:200]!r}, which is not in it", "schema")]
     except RecursionError:
         return [
             Violation(

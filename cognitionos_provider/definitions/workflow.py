@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 
 from cognitionos_provider.definitions.graph import sinks_of
 from cognitionos_provider.definitions.identifier import StepId, Version, WorkflowId
-from cognitionos_provider.definitions.json_value import JsonObject, Text, json_violations
+from cognitionos_provider.definitions.json_value import STORABLE, JsonObject, Text, json_violations
 from cognitionos_provider.definitions.rules import step_violations, workflow_violations
 from cognitionos_provider.definitions.schedule import Schedule, TimeZone
 from cognitionos_provider.definitions.schema import JsonSchema, value_violations
@@ -41,13 +41,13 @@ __all__ = ["LLMOverrides", "Step", "Workflow", "check_inputs", "sinks"]
 
 _YEAR = 365 * 24 * 3600
 
-Name = Annotated[Text, Field(min_length=1, max_length=500)]
-Tag = Annotated[Text, Field(min_length=1, max_length=100)]
+Name = Annotated[str, Field(strict=True, min_length=1, max_length=500), STORABLE]
+Tag = Annotated[str, Field(strict=True, min_length=1, max_length=100), STORABLE]
 # Strict numbers: neither "300" nor true is a number of seconds.
 Seconds = Annotated[float, Field(strict=True, gt=0, le=_YEAR, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Dollars = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-ExpressionText = Annotated[Text, Field(min_length=1)]
+ExpressionText = Annotated[str, Field(strict=True, min_length=1), STORABLE]
 
 
 _PLAIN_WORDS = {

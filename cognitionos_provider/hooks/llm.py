@@ -12,6 +12,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from cognitionos_provider.config import get_config
 from cognitionos_provider.llm import LLMRouter, create_llm_router
+from cognitionos_provider.observability import mask_secret
 
 __all__ = ["LLMHook"]
 
@@ -103,6 +104,9 @@ class LLMHook(BaseHook):
                 extra = (await self.aget_connection(self.llm_conn_id)).extra_dejson
             except AirflowNotFoundException:
                 extra = {}
+            for name in ("openai_api_key", "anthropic_api_key"):
+                if key := extra.get(name):
+                    mask_secret(key)
             known = self._read[self.llm_conn_id] = (time.monotonic(), _settings(extra))
         return known[1]
 

@@ -67,7 +67,9 @@ class Call:
             # Only those that may do better are asked again.
             chain = [each for each in chain if action_for(self.last[each].error_class) is Action.RETRY]
             if not chain or passes == retry.max_attempts:
-                raise AllModelsFailedError(f"No model answered: {self._failures()}", self.attempts)
+                raise AllModelsFailedError(
+                    f"No model answered: {self._failures()}", self.attempts, can_retry=bool(chain)
+                )
             wait = wait_before_pass(retry, passes, (self.last[each].retry_after for each in chain))
             if wait >= self.left:
                 self._expire(f"the next pass would start in {wait:.3g} s, {max(self.left, 0):.3g} s are left")

@@ -8,9 +8,12 @@ to be run in a thread.
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -198,9 +201,7 @@ class Provider:
 
     async def list_models(self, seconds: float) -> None:
         """Make a real call that costs nothing; raises the SDK's own errors."""
-        if self._client is None:
-            raise RuntimeError(f"Provider {self.name} is not connected")
-        await self._client.models.list(timeout=seconds)
+        await self._open_client().models.list(timeout=seconds)
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -209,14 +210,18 @@ class Provider:
         if client is not None:
             await client.close()
 
-    def _model(self, name: str) -> Model:
+    def _open_client(self) -> SDKClient:
         if self._client is None:
-            raise RuntimeError(f"Provider {self.name} is not connected")
+            raise RuntimeError(f"the connection to {self.name} was closed during the call")
+        return self._client
+
+    def _model(self, name: str) -> Model:
+        client = self._open_client()
         model = self._models.get(name)
         if model is None:
             if len(self._models) >= _MOST_MODELS:
                 self._models.clear()
-            model = self._models[name] = KINDS[self.name].model(self._client, name)
+            model = self._models[name] = KINDS[self.name].model(client, name)
         return model
 
 
@@ -267,6 +272,10 @@ def _settings(model: Model, request: LLMRequest, seconds: float) -> ModelSetting
 _rehearsed: set[str] = set()
 
 
+def _is_of_another_thread(thread: int, record: logging.LogRecord) -> bool:
+    return record.thread != thread
+
+
 def _rehearse(name: str) -> None:
     """Make one call that stays in this process, on an event loop of this thread.
 
@@ -291,6 +300,14 @@ def _rehearse(name: str) -> None:
         # Loads what anyio needs on asyncio, which the answer above had no use for.
         await anyio.lowlevel.checkpoint()
 
-    asyncio.run(call())
+    # The HTTP client logs each request, and this one would read as if it had been sent.
+    thread = threading.get_ident()
+    http_log = logging.getLogger("httpx2")
+    elsewhere = partial(_is_of_another_thread, thread)
+    http_log.addFilter(elsewhere)
+    try:
+        asyncio.run(call())
+    finally:
+        http_log.removeFilter(elsewhere)
     price(name, kind.sample_answer["model"], Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2))
     _rehearsed.add(name)

@@ -38,10 +38,10 @@ class Retry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_attempts: int = Field(default=3, ge=1, le=20)
-    backoff_seconds: float = Field(default=1, ge=0, allow_inf_nan=False)
-    backoff_multiplier: float = Field(default=2, ge=1, allow_inf_nan=False)
-    max_backoff_seconds: float = Field(default=60, ge=0, allow_inf_nan=False)
+    max_attempts: int = Field(default=3, strict=True, ge=1, le=20)
+    backoff_seconds: float = Field(default=1, strict=True, ge=0, le=86_400, allow_inf_nan=False)
+    backoff_multiplier: float = Field(default=2, strict=True, ge=1, le=1_000, allow_inf_nan=False)
+    max_backoff_seconds: float = Field(default=60, strict=True, ge=0, le=86_400, allow_inf_nan=False)
 
 
 class LLMRequest(BaseModel):

@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.observability import trace_context
 from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, record_key
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.step import Outcome, StepSpec, run_step
@@ -24,7 +25,10 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
     """Run a step in this process; see :func:`cognitionos_provider.step.run_step`."""
     ti: Any = context["ti"]
     run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
-    with structlog.contextvars.bound_contextvars(trace_id=run.trace_id, execution_id=run.execution_id):
+    with (
+        trace_context(run.trace_id),
+        structlog.contextvars.bound_contextvars(execution_id=run.execution_id),
+    ):
         edge = _WorkerEdge(ti)
         try:
             return await run_step(StepSpec.model_validate_json(spec), run, edge, passes=passes)

@@ -152,7 +152,12 @@ class SimulatorApp:
         await _gone(receive)
 
     def _control(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, Any]]:
-        """Serve ``/control``: status and body. See the package's README section for the shapes."""
+        """Serve ``/control`` and return status and body.
+
+        ``POST rules`` takes a rule or a list of rules and answers ``{"added": [number]}``, or 400 and
+        ``{"error": ...}``. ``GET`` answers ``{"rules": [...]}`` (RuleBook), ``{"calls": [...]}`` (Call) or
+        the totals (CallLog), ``DELETE`` ``{"removed": count}``.
+        """
         match method, path:
             case "POST", "/control/rules":
                 try:

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.observability import set_trace_id
 from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.step import StepSpec, run_step
@@ -49,7 +50,8 @@ class LLMStepTrigger(BaseTrigger):
         ti: Any = self.task_instance
         context = ti.get_template_context()
         run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
-        structlog.contextvars.bind_contextvars(trace_id=run.trace_id, execution_id=run.execution_id)
+        set_trace_id(run.trace_id)
+        structlog.contextvars.bind_contextvars(execution_id=run.execution_id)
         outcome = await run_step(spec, run, _TriggerEdge(ti, self._log()))
         if outcome.state == "success":
             # Airflow commits the keys of an event one by one, the first together with the task's end: so one key.

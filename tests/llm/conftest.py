@@ -1,4 +1,4 @@
-"""A simulator for the whole run, routers that talk to it, time that is not slept, and servers that misbehave."""
+"""A simulator for the whole run, routers that talk to it, time that is not slept, servers that misbehave."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -17,7 +17,6 @@ from cognitionos_provider.simulator import SimulatorServer
 
 OPENAI_KEY = "sk-openai-secret-0123456789"
 ANTHROPIC_KEY = "sk-ant-secret-9876543210"
-MODELS = {"openai": "openai:gpt-4", "anthropic": "anthropic:claude-3-haiku-20240307"}
 
 
 class Time:
@@ -82,21 +81,21 @@ async def router(make_router: MakeRouter) -> LLMRouter:
     return router
 
 
-def ask(*models: str, **fields: Any) -> LLMRequest:
-    return LLMRequest.model_validate(
-        {"messages": [{"role": "user", "content": "Hello!"}], "models": models, **fields}
-    )
+@pytest.fixture
+def ask() -> Callable[..., LLMRequest]:
+    """Make requests to the models named."""
+
+    def make(*models: str, **fields: Any) -> LLMRequest:
+        message = {"role": "user", "content": "Hello!"}
+        return LLMRequest.model_validate({"messages": [message], "models": models, **fields})
+
+    return make
 
 
-def chain_from(provider: str) -> tuple[str, str]:
-    """The models of both providers, ``provider`` first."""
-    other = "anthropic" if provider == "openai" else "openai"
-    return MODELS[provider], MODELS[other]
-
-
-def seen(sim: SimulatorServer) -> dict[str, int]:
-    """How many calls each provider got."""
-    return dict(Counter(call["provider"] for call in sim.calls()))
+@pytest.fixture
+def seen(sim: SimulatorServer) -> Callable[[], dict[str, int]]:
+    """Count the calls that each provider got."""
+    return lambda: dict(Counter(call["provider"] for call in sim.calls()))
 
 
 @pytest.fixture
@@ -107,32 +106,36 @@ def refused() -> Iterator[str]:
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
 
 
-@asynccontextmanager
-async def serving(answer: bytes | None) -> AsyncIterator[str]:
-    """A server that sends the same bytes to whoever asks, or nothing at all, for what the simulator can't say."""
-
-    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next((int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length:")), 0)
-        await reader.readexactly(length)
-        if answer is None:
-            await reader.read()
-        else:
-            writer.write(answer)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(handle, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+Serve = Callable[..., Awaitable[str]]
 
 
-def http_answer(body: bytes, status: str = "200 OK", kind: str = "application/json", extra: str = "") -> bytes:
-    head = f"HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n{extra}\r\n"
-    return head.encode() + body
+@pytest.fixture
+def received() -> list[bytes]:
+    """The bodies that the servers of ``serve`` were sent."""
+    return []
 
 
-Recorded = list[Any]
-AsyncRecorder = Callable[[Any], Awaitable[None]]
+@pytest.fixture
+async def serve(received: list[bytes]) -> AsyncIterator[Serve]:
+    """Start servers that give everybody the same answer, or none, for what the simulator can't say."""
+    async with AsyncExitStack() as stack:
+
+        async def start(body: bytes | None, status: str = "200 OK", *headers: str) -> str:
+            head = "\r\n".join((f"HTTP/1.1 {status}", f"content-length: {len(body or b'')}", *headers))
+
+            async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+                lengths = [int(line[15:]) for line in lines if line.startswith(b"content-length:")]
+                received.append(await reader.readexactly(sum(lengths)))
+                if body is None:
+                    await reader.read()
+                else:
+                    writer.write(head.encode() + b"\r\n\r\n" + body)
+                    await writer.drain()
+                writer.close()
+
+            server = await asyncio.start_server(handle, "127.0.0.1", 0)
+            stack.callback(server.close)
+            return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+        yield start

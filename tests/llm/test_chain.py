@@ -38,7 +38,9 @@ def test_a_name_finds_its_provider(name: str, found: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama3", "google:gemini", "openai:", "o2", ""])
 def test_a_name_without_a_provider_is_refused_with_the_way_to_write_it(name: str) -> None:
-    with pytest.raises(UnknownModelError, match=r"No provider .*'openai:<model>' or 'anthropic:<model>'") as caught:
+    with pytest.raises(
+        UnknownModelError, match=r"No provider .*'openai:<model>' or 'anthropic:<model>'"
+    ) as caught:
         candidate(name)
     assert repr(name) in str(caught.value)
 

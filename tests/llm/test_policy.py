@@ -25,5 +25,7 @@ def test_backoff_grows_by_the_multiplier_up_to_the_limit() -> None:
 @pytest.mark.parametrize(
     ("asked", "wait"), [([], 1), ([None, None], 1), ([0.5], 1), ([30, None, 7], 7), ([120, 90], 90)]
 )
-def test_a_pass_waits_for_the_first_provider_that_will_be_ready(asked: list[float | None], wait: float) -> None:
+def test_a_pass_waits_for_the_first_provider_that_will_be_ready(
+    asked: list[float | None], wait: float
+) -> None:
     assert wait_before_pass(Retry(), 1, asked) == wait

@@ -79,4 +79,6 @@ def test_an_attempt_survives_json_with_its_cost_exact_and_shown_as_a_number(cost
 
 
 def test_an_unknown_cost_is_null_in_json() -> None:
-    assert Attempt(provider="openai", model="x", outcome="skipped").model_dump(mode="json")["cost_usd"] is None
+    assert (
+        Attempt(provider="openai", model="x", outcome="skipped").model_dump(mode="json")["cost_usd"] is None
+    )

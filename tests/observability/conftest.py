@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,6 @@ import structlog
 from cognitionos_provider.config import Config, get_config
 from cognitionos_provider.observability import configure_logging
 
-# Lines as (name, value) pairs would also show doubled names; a dict keeps the order.
 Lines = Callable[[], list[dict[str, Any]]]
 
 
@@ -46,6 +46,9 @@ def stream() -> io.StringIO:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Config]]:
+    for name in [name for name in os.environ if name.startswith(("OBSERVABILITY_", "API_"))]:
+        monkeypatch.delenv(name)
+
     def settings(**variables: str) -> Config:
         for name, value in variables.items():
             monkeypatch.setenv(name, value)

@@ -18,6 +18,7 @@ import httpx
 import pytest
 import structlog
 import uvicorn
+from pydantic import SecretStr
 
 from cognitionos_provider.config import Config
 from cognitionos_provider.observability import (
@@ -198,6 +199,16 @@ def test_secrets_are_masked_in_message_extras_and_traceback(
     assert lines()[2]["exception"] == "RuntimeError: ***"
 
 
+def test_configuring_masks_the_secrets_of_settings_that_were_made_by_hand(
+    stream: io.StringIO, settings: Callable[..., Config]
+) -> None:
+    config = settings()
+    llm = config.llm.model_copy(update={"openai_api_key": SecretStr("by-hand-canary")})
+    configure_logging(config.model_copy(update={"llm": llm}), stream=stream)
+    logger.info("by-hand-canary")
+    assert json.loads(stream.getvalue())["message"] == "***"
+
+
 def test_our_loggers_mask_before_anothers_handler_sees_the_record(caplog: pytest.LogCaptureFixture) -> None:
     mask_secret("foreign-handler-canary")
     with caplog.at_level("INFO"):
@@ -278,13 +289,17 @@ def test_lines_go_to_standard_error_and_leave_standard_output_to_the_command(
 
 
 def test_a_message_below_the_level_is_not_even_formatted(lines: Lines) -> None:
+    shown = []
+
     class Costly:
         def __str__(self) -> str:
-            raise AssertionError
+            shown.append(self)
+            return "costly"
 
     logging.getLogger().setLevel("INFO")
     logger.debug("%s", Costly(), extra={"e": Costly()})
     assert lines() == []
+    assert shown == []
 
 
 def test_uvicorns_and_httpx_lines_come_out_in_the_same_form_and_once(
@@ -313,6 +328,17 @@ def test_uvicorns_and_httpx_lines_come_out_in_the_same_form_and_once(
     assert len([message for message in messages if message.startswith("HTTP Request: GET")]) == 1
     assert len([message for message in messages if message.startswith("Finished server process")]) == 1
     assert all(list(json.loads(line)) == FIELDS for line in stream.getvalue().splitlines())
+
+
+def test_uvicorns_access_log_which_airflow_silences_is_heard_again(
+    stream: io.StringIO, settings: Callable[..., Config]
+) -> None:
+    access = logging.getLogger("uvicorn.access")
+    access.handlers.clear()
+    access.propagate = False
+    configure_logging(settings(), stream=stream)
+    access.info("GET /")
+    assert json.loads(stream.getvalue())["message"] == "GET /"
 
 
 def test_a_named_loggers_own_console_handler_goes_and_its_file_stays(
@@ -347,6 +373,7 @@ def test_warnings_and_structlog_lines_come_out_in_the_same_form(lines: Lines) ->
     assert error["exception"].endswith("ZeroDivisionError: division by zero")
 
 
+@pytest.mark.usefixtures("settings")
 def test_logs_work_and_load_no_structlog_in_a_process_that_has_none() -> None:
     program = (
         "import sys; from cognitionos_provider.config import get_config;"

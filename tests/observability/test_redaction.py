@@ -128,7 +128,7 @@ def test_a_value_too_deep_or_a_number_too_long_does_not_break_a_line() -> None:
     for _ in range(5000):
         deep = [deep]
     json.dumps(clean(deep))
-    json.dumps(clean(10**5000))
+    assert clean([1, 10**5000]) == [1, "<int that can't be shown>"]
 
 
 @given(

@@ -225,11 +225,11 @@ def test_a_slow_body_trickles_out_in_pieces(sim: SimulatorServer, connect: Any, 
     connection = connect("POST", OPENAI["path"], body, authorization="Bearer any", connection="close")
     pieces = list(iter(lambda: connection.recv(65536), b""))
     assert time.monotonic() - started > 0.28
-    assert len(pieces) > 4
+    assert len(pieces) > 2
     assert b"".join(pieces).rstrip().endswith(b"0" if stream else b"}")
 
 
-@pytest.mark.parametrize("rule", [{"latency": 0.1}, {"slow_body": 0.3}])
+@pytest.mark.parametrize("rule", [{"latency": 0.1}, {"slow_body": 4}])
 def test_a_client_that_leaves_is_on_record_and_billed(sim: SimulatorServer, connect: Any, rule: Any) -> None:
     sim.configure(rule)
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -239,7 +239,7 @@ def test_a_client_that_leaves_is_on_record_and_billed(sim: SimulatorServer, conn
     stats = sim.wait_for(lambda stats: stats["in_flight"] == 0)
     (made,) = sim.calls()
     assert (made["disconnected"], made["status"]) == (True, 200)
-    assert made["finished"] - made["received"] < 0.25
+    assert made["finished"] - made["received"] < 3
     assert made["billed"]["output_tokens"] > 0
     assert (stats["disconnected"], stats["billed"]["calls"]) == (1, 1)
 

@@ -106,7 +106,7 @@ def test_a_number_keeps_within_its_bounds(
     if low is not None:
         number["exclusiveMinimum" if strict[0] else "minimum"] = low
     if span is not None:
-        number["exclusiveMaximum" if strict[1] else "maximum"] = (low or -4) + span
+        number["exclusiveMaximum" if strict[1] else "maximum"] = (-4 if low is None else low) + span
     if step is not None:
         number["multipleOf"] = step
     schema = {"type": "array", "items": number, "minItems": 2, "uniqueItems": unique}

@@ -11,10 +11,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -30,15 +30,18 @@ REQUEST = (
 )
 
 
-def ask(url: str) -> tuple[int, float]:
+def ask(url: str, model: bytes = b"m") -> tuple[int, float]:
     """Return the status of one answer and how long it took."""
-    asked = urllib.request.Request(  # noqa: S310
-        f"{url}/v1/chat/completions", data=BODY, headers={"authorization": "Bearer any"}
-    )
+    body = BODY.replace(b'"m"', b'"%s"' % model)
+    target = f"{url}/v1/chat/completions"
+    asked = urllib.request.Request(target, body, {"authorization": "Bearer any"})  # noqa: S310
     started = time.monotonic()
-    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
-        answer.read()
-    return answer.status, time.monotonic() - started
+    try:
+        with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
+            status = answer.status
+    except urllib.error.HTTPError as refused:
+        status = refused.code
+    return status, time.monotonic() - started
 
 
 @contextlib.contextmanager
@@ -54,9 +57,10 @@ def process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 def test_rules_latency_and_missing_models_can_be_given_at_start() -> None:
-    with SimulatorServer(latency=0.1, rules=[{"latency": 0, "times": 1}], missing_models=["gone"]) as sim:
-        assert ask(sim.url)[1] < 0.1
-        assert ask(sim.url)[1] >= 0.1
+    with SimulatorServer(latency=0.4, rules=[{"latency": 0, "times": 1}], missing_models=["gone"]) as sim:
+        assert ask(sim.url)[1] < 0.4
+        assert ask(sim.url)[1] >= 0.4
+        assert ask(sim.url, b"gone")[0] == 404
         assert (sim.openai_base_url, sim.anthropic_base_url) == (f"{sim.url}/v1", sim.url)
 
 
@@ -132,9 +136,11 @@ def test_the_process_takes_latency_and_rules_from_its_command_line(tmp_path: Pat
     rules.write_text(
         '[{"times": 1, "latency": 0, "answer": "as filed"}, {"match": {"model": "n"}, "status": 500}]'
     )
-    with process("--latency", "0.2", "--rules", str(rules), "--missing-model", "gone") as (_, url):
-        assert ask(url)[1] < 0.2
-        assert ask(url)[1] >= 0.2
+    with process("--latency", "0.4", "--rules", str(rules), "--missing-model", "gone") as (_, url):
+        assert ask(url)[1] < 0.4
+        assert ask(url)[1] >= 0.4
+        assert ask(url, b"gone")[0] == 404
+        assert ask(url, b"n")[0] == 500
 
 
 def test_help_names_every_option_and_the_control_api(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,15 +185,3 @@ def test_a_latency_that_is_no_duration_is_refused(seconds: str, capsys: pytest.C
     with pytest.raises(SystemExit):
         main([f"--latency={seconds}"])
     assert "--latency" in capsys.readouterr().err
-
-
-def test_the_process_serves_until_it_is_interrupted_from_within(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def interrupted(server: Any, sockets: list[socket.socket]) -> None:
-        assert sockets[0].getsockname()[1] > 0
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("cognitionos_provider.simulator.server._Server.run", interrupted)
-    assert main(["--port", "0"]) == 0
-    assert "http://127.0.0.1:" in capsys.readouterr().out

@@ -1,7 +1,7 @@
 """How much the simulator takes on this machine: ``python tests/simulator/throughput.py``.
 
-Runs the simulator as a process of its own and asks it over kept connections, on this machine only: first as fast
-as it answers, then with many calls in flight at once. The processor time is the server's alone.
+Runs the simulator as a process of its own and asks it over kept connections, on this machine only: first as
+fast as it answers, then with many calls in flight at once. The processor time is the server's alone.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def processor_seconds(pid: int) -> float:
 def control(port: int, method: str, path: str, body: object = None) -> dict[str, int]:
     """Ask the control API."""
     url = f"http://127.0.0.1:{port}/control/{path}"
-    asked = urllib.request.Request(url, data=json.dumps(body).encode(), method=method)  # noqa: S310
+    asked = urllib.request.Request(url, data=json.dumps(body).encode(), method=method)
     with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310
         made: dict[str, int] = json.load(answer)
         return made
@@ -71,7 +71,7 @@ def main() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     command = [sys.executable, "-m", "cognitionos_provider.simulator", "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             port = int(server.stdout.readline().rpartition(":")[2])

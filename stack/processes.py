@@ -1,0 +1,317 @@
+"""Programs under supervisord, in a session of their own, of which none is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xmlrpc.client
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+from supervisor.xmlrpc import SupervisorTransport
+
+from stack.errors import StackError
+
+__all__ = ["Program", "Supervisor", "log_tail", "processes_of_session"]
+
+Progress = Callable[[str, float], None]
+
+_STOP_SECONDS = 6
+"""What a program gets between SIGTERM and SIGKILL."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A process that is kept running.
+
+    ``ready`` is asked again and again until it says yes; it is given the moment of the start and must not
+    raise. A ``backing`` program serves the others (a database, say): it stops after them.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    ready: Callable[[datetime], bool]
+    backing: bool = False
+
+
+class Supervisor:
+    """Starts programs, restarts those that end, and stops them all.
+
+    State, logs and the lock that keeps a second one out are in ``home``. The programs' working directory is
+    ``directory``, their environment is ``environment``.
+    """
+
+    def __init__(
+        self, home: Path, programs: Sequence[Program], *, environment: Mapping[str, str], directory: Path
+    ) -> None:
+        self.home = home
+        self.programs = {program.name: program for program in programs}
+        self.logs = home / "logs"
+        self._environment = dict(environment)
+        self._directory = directory
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket_folder: Path | None = None
+
+    def acquire(self) -> None:
+        """Take the home; raises ``StackError`` when a stack runs on it already. ``stop`` gives it back."""
+        self.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.home / "stack.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = os.pread(lock, 20, 0).decode().strip()
+            os.close(lock)
+            raise StackError(
+                f"A stack runs on {self.home} already (process {owner}). Stop that one (Ctrl-C where it runs, or "
+                f"'kill {owner}'), or set COGNITIONOS_HOME to another directory for a second stack."
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, str(os.getpid()).encode(), 0)
+        self._lock = lock
+
+    def run(self, name: str, command: Sequence[str]) -> None:
+        """Run a command to its end, with its output in the log ``name``; ``StackError`` when it fails."""
+        with self._fresh_log(name).open("wb") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._directory,
+                env=self._environment,
+                start_new_session=True,
+            )
+        try:
+            status = process.wait()
+        finally:
+            _end_session(process, patience=2)
+        if status:
+            raise StackError(f"{name} failed with exit status {status}. {self.explain(name)}")
+
+    def start(self) -> None:
+        """Start all programs, without waiting for them."""
+        if self._lock is None:
+            self.acquire()
+        # Not in the home: the path of a Unix socket may be no longer than about 100 characters.
+        self._socket_folder = Path(tempfile.mkdtemp(prefix="cognitionos-"))
+        for name in self.programs:
+            self._fresh_log(name)
+        configuration = self.home / "supervisord.conf"
+        configuration.write_text(self._configuration())
+        assert self._lock is not None  # noqa: S101 - for mypy
+        with self._fresh_log("supervisord").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                [sys.executable, "-m", "stack.lifeline", str(configuration)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self._directory,
+                env=self._environment,
+                start_new_session=True,
+                pass_fds=(self._lock,),  # so that the home stays taken until supervisord has ended, too
+            )
+
+    def wait(self, names: Sequence[str], *, since: datetime, timeout: float, on_progress: Progress) -> None:
+        """Wait until these programs are ready, and tell ``on_progress(name, seconds)`` as each becomes so.
+
+        Raises ``StackError`` that names the one which ended or was not ready within ``timeout`` seconds, with
+        the end of its log.
+        """
+        begin = time.monotonic()
+        waiting = list(names)
+        while waiting:
+            for name in list(waiting):
+                if self.programs[name].ready(since):
+                    waiting.remove(name)
+                    on_progress(name, time.monotonic() - begin)
+            if not waiting:
+                return
+            broken = [name for name in self.failed() if name in self.programs]
+            if broken:
+                raise StackError(f"{broken[0]} ends as soon as it is started. {self.explain(broken[0])}")
+            if time.monotonic() - begin > timeout:
+                raise StackError(
+                    f"{waiting[0]} was not ready within {timeout:g} s. {self.explain(waiting[0])}"
+                )
+            time.sleep(0.3)
+
+    def failed(self) -> list[str]:
+        """Names of programs that could not be kept running; raises ``StackError`` if supervisord is gone."""
+        if self._process is None or self._process.poll() is not None:
+            raise StackError(
+                f"supervisord, which runs the programs, has ended. {self.explain('supervisord')}"
+            )
+        try:
+            return [
+                info["name"]
+                for info in self._rpc().supervisor.getAllProcessInfo()
+                if info["statename"] == "FATAL"
+            ]
+        except OSError:  # not listening yet
+            return []
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a program that runs; raises ``StackError`` if it does not."""
+        pid: int = self._info(name)["pid"]
+        if not pid:
+            raise StackError(f"{name} does not run. {self.explain(name)}")
+        return pid
+
+    def restart(self, name: str) -> datetime:
+        """Stop one program and start it again, without waiting until it is ready; returns when that was."""
+        rpc, full = self._rpc().supervisor, self._full_name(name)
+        with contextlib.suppress(xmlrpc.client.Fault):  # it may have ended by itself
+            rpc.stopProcess(full)
+        started = datetime.now(UTC)
+        rpc.startProcess(full, False)
+        return started
+
+    def stop(self) -> None:
+        """Stop everything, by force what does not stop within seconds. Harmless when nothing runs."""
+        if self._process is not None:
+            # One round for those that others rely on and one for the rest.
+            _end_session(self._process, patience=_STOP_SECONDS + 3)
+            self._process = None
+        if self._socket_folder is not None:
+            shutil.rmtree(self._socket_folder, ignore_errors=True)
+            self._socket_folder = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def log(self, name: str) -> Path:
+        """Return the path of a program's log."""
+        return self.logs / f"{name}.log"
+
+    def explain(self, name: str) -> str:
+        """Return the end of a program's log, and where the rest is, for an error message."""
+        tail = log_tail(self.log(name))
+        return f"The end of {self.log(name)}:\n{tail}" if tail else f"Its log {self.log(name)} is empty."
+
+    def _fresh_log(self, name: str) -> Path:
+        path = self.log(name)
+        if path.exists():
+            path.replace(path.with_suffix(".log.1"))
+        return path
+
+    def _rpc(self) -> Any:
+        if self._socket_folder is None:
+            raise StackError("The stack does not run.")
+        transport = SupervisorTransport(None, None, f"unix://{self._socket_folder}/supervisor.sock")
+        return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+
+    def _info(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self._rpc().supervisor.getProcessInfo(self._full_name(name))
+        return found
+
+    def _full_name(self, name: str) -> str:
+        if name not in self.programs:
+            raise StackError(f"The stack has no program {name!r}. It has {', '.join(self.programs)}.")
+        return f"{_group(self.programs[name])}:{name}"
+
+    def _configuration(self) -> str:
+        sections: dict[str, dict[str, object]] = {
+            "supervisord": {
+                "silent": "true",
+                "logfile": self.logs / "supervisord.log",
+                "pidfile": self.home / "supervisord.pid",
+                "childlogdir": self.logs,
+            }
+            # Without a user, supervisord warns of running as root.
+            | ({"user": "root"} if os.getuid() == 0 else {}),
+            "unix_http_server": {"file": f"{self._socket_folder}/supervisor.sock", "chmod": "0700"},
+            "rpcinterface:supervisor": {
+                "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+            },
+        }
+        groups: dict[str, list[str]] = {}
+        for name, program in self.programs.items():
+            groups.setdefault(_group(program), []).append(name)
+            sections[f"program:{name}"] = {
+                "command": shlex.join(program.command),
+                "directory": self._directory,
+                "autorestart": "true",
+                # Airflow's commands need some seconds to find out that they can't work.
+                "startsecs": 10,
+                "startretries": 2,
+                "stopwaitsecs": 2 if program.backing else _STOP_SECONDS,
+                "stopasgroup": "true",
+                "killasgroup": "true",
+                "redirect_stderr": "true",
+                "stdout_logfile": self.log(name),
+                "stdout_logfile_maxbytes": "10MB",
+                "stdout_logfile_backups": 1,
+            }
+        # supervisord stops groups one after the other, from the highest priority to the lowest, and the
+        # programs of a group together.
+        for group, names in groups.items():
+            sections[f"group:{group}"] = {
+                "programs": ",".join(names),
+                "priority": 1 if group == "backing" else 2,
+            }
+        return "\n".join(
+            line
+            for title, options in sections.items()
+            for line in (f"[{title}]", *(f"{key} = {_escaped(value)}" for key, value in options.items()), "")
+        )
+
+
+def log_tail(path: Path, lines: int = 20) -> str:
+    """Return the last lines of a log file, as far as they are in its last 16 KiB; empty if there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 16384))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except FileNotFoundError:
+        return ""
+
+
+def processes_of_session(session: int) -> list[psutil.Process]:
+    """Return the living processes of a session.
+
+    The session is what holds them together: Airflow's children leave their parents' process groups.
+    """
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _end_session(leader: subprocess.Popen[bytes], *, patience: float) -> None:
+    """SIGTERM to the leader, which ends its children; then SIGKILL to whatever is left of its session."""
+    with contextlib.suppress(ProcessLookupError):
+        leader.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        leader.wait(patience)
+    # A process that is being killed may still fork: look again until none is left.
+    while left := processes_of_session(leader.pid):
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+        psutil.wait_procs(left, timeout=1)
+    leader.wait()
+    if leader.stdin is not None:
+        leader.stdin.close()
+
+
+def _group(program: Program) -> str:
+    return "backing" if program.backing else "stack"
+
+
+def _escaped(value: object) -> str:
+    return str(value).replace("%", "%%")

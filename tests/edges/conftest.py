@@ -1,0 +1,62 @@
+"""The supervisor's channel as a dictionary: what Airflow's processes do with it is shown by tests/integration."""
+
+import pytest
+from airflow.sdk.exceptions import ErrorType
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, OKResponse, XComResult
+
+from cognitionos_provider.config import get_config
+from cognitionos_provider.hooks.llm import LLMHook
+from cognitionos_provider.simulator import SimulatorServer
+
+
+class Channel:
+    def __init__(self):
+        self.xcoms = {}
+        self.connections = {}
+
+    def send(self, msg):
+        if msg.type == "GetXCom":
+            return XComResult(key=msg.key, value=self.xcoms.get((msg.task_id, msg.key)))
+        if msg.type == "SetXCom":
+            self.xcoms[msg.task_id, msg.key] = msg.value
+            return OKResponse(ok=True)
+        if msg.type == "GetConnection":
+            if msg.conn_id in self.connections:
+                empty = dict.fromkeys(("host", "schema", "login", "password", "port"))
+                extra = self.connections[msg.conn_id]
+                return ConnectionResult(conn_id=msg.conn_id, conn_type="cognitionos_llm", extra=extra, **empty)
+            return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
+        if msg.type == "MaskSecret":
+            return None
+        raise AssertionError(f"the triggerer does not serve {msg.type}")
+
+    async def asend(self, msg):
+        return self.send(msg)
+
+
+@pytest.fixture
+def channel(monkeypatch):
+    made = Channel()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", made, raising=False)
+    return made
+
+
+@pytest.fixture(scope="session")
+def server():
+    with SimulatorServer() as made:
+        yield made
+
+
+@pytest.fixture
+def sim(server, monkeypatch):
+    server.reset()
+    monkeypatch.setenv("LLM_OPENAI_API_KEY", "sk-from-the-environment")
+    monkeypatch.setenv("LLM_ANTHROPIC_API_KEY", "sk-ant-from-the-environment")
+    monkeypatch.setenv("LLM_OPENAI_BASE_URL", server.openai_base_url)
+    monkeypatch.setenv("LLM_ANTHROPIC_BASE_URL", server.anthropic_base_url)
+    get_config.cache_clear()
+    monkeypatch.setattr(LLMHook, "_routers", {})
+    monkeypatch.setattr(LLMHook, "_read", {})
+    yield server
+    get_config.cache_clear()

@@ -1,0 +1,75 @@
+"""The operator where it does the whole step itself: worker mode, and ``airflow dags test``."""
+
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.operators.llm import LLMStepOperator
+from cognitionos_provider.record import StepRecord, decode_output, encode_output
+from cognitionos_provider.step import StepSpec
+
+
+class TaskInstance(SimpleNamespace):
+    def xcom_pull(self, *, task_ids, key):
+        return self.xcoms.get((task_ids, key))
+
+    def xcom_push(self, *, key, value):
+        self.xcoms["s", key] = value
+
+
+def execute(step, *others, conf=None, retries=0, xcoms=None):
+    step = {"step_id": "s", "llm": {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}, **step}
+    workflow = Workflow.model_validate(
+        {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, step]}
+    )
+    spec = StepSpec.of(workflow, workflow.steps[-1]).canonical_json()
+    operator = LLMStepOperator(task_id="s", spec=spec, start_from_trigger=False, retries=retries)
+    ti = TaskInstance(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1, xcoms=xcoms or {})
+    context = {"ti": ti, "dag_run": SimpleNamespace(conf=conf), "params": conf or {}}
+    return operator.execute(context), ti
+
+
+def test_the_whole_step_is_done(channel, sim):
+    sim.configure({"match": {"contains": "'b'"}, "answer": "hello"})
+    output, ti = execute({"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)})
+    assert decode_output(output) == "hello"
+    assert StepRecord.model_validate_json(ti.xcoms["s", "cognitionos.record.0001"]).attempts
+
+
+def test_a_false_condition_skips(channel, sim):
+    with pytest.raises(AirflowSkipException):
+        execute({"condition": "inputs.x"}, conf={"x": False})
+
+
+def test_where_airflow_makes_the_retries_a_try_is_one_pass_and_may_be_tried_again(channel, sim):
+    sim.configure({"status": 503})
+    with pytest.raises(AirflowException, match="No model answered") as raised:
+        execute({"retry": {"max_attempts": 5, "backoff_seconds": 0}}, retries=4)
+    assert not isinstance(raised.value, AirflowFailException)
+    assert len(sim.calls()) == 2
+
+
+def test_without_airflows_retries_the_step_makes_its_own_passes(channel, sim):
+    sim.configure({"status": 503})
+    with pytest.raises(AirflowException):
+        execute({"retry": {"max_attempts": 2, "backoff_seconds": 0}})
+    assert len(sim.calls()) == 4
+
+
+def test_an_error_that_cannot_get_better_is_not_tried_again(channel, sim):
+    sim.configure({"status": 400})
+    with pytest.raises(AirflowFailException):
+        execute({}, retries=4)
+    assert len(sim.calls()) == 1
+
+
+def test_a_step_that_starts_from_the_trigger_never_resumes_on_a_worker():
+    operator = LLMStepOperator(task_id="s", spec="{}")
+    assert operator.start_from_trigger
+    assert operator.start_trigger_args.trigger_kwargs == {"spec": "{}"}
+    assert operator.start_trigger_args.timeout is None
+    assert not operator.template_fields
+    with pytest.raises(AirflowFailException, match="never sends"):
+        operator.execute_complete({}, {"odd": 1})

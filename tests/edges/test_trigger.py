@@ -1,0 +1,100 @@
+"""The trigger: from a specification to the event that ends the task."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk.execution_time import comms
+from airflow.triggers.base import DiscrimatedTriggerEvent, TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent
+from pydantic import TypeAdapter
+
+from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.record import StepRecord, decode_output, encode_output
+from cognitionos_provider.step import StepSpec
+from cognitionos_provider.triggers.llm import LLMStepTrigger
+
+MODELS = {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}
+
+
+def trigger_of(step, *others, conf=None, params=None):
+    workflow = Workflow.model_validate(
+        {
+            "workflow_id": "w",
+            "version": "1.0.0",
+            "name": "W",
+            "steps": [*others, {"step_id": "s", "llm": MODELS, **step}],
+        }
+    )
+    path, kwargs = LLMStepTrigger(StepSpec.of(workflow, workflow.steps[-1]).canonical_json()).serialize()
+    assert path == f"{LLMStepTrigger.__module__}.{LLMStepTrigger.__qualname__}"
+    made = LLMStepTrigger(**kwargs)
+    context = {"dag_run": SimpleNamespace(conf=conf), "params": params or conf or {}}
+    made.task_instance = SimpleNamespace(
+        dag_id="w.v1.0.0", run_id="r1", task_id="s", try_number=2, get_template_context=lambda: context
+    )
+    return made
+
+
+async def event_of(trigger):
+    (event,) = [event async for event in trigger.run()]
+    return event
+
+
+async def test_an_answer_ends_the_task_with_its_output_and_leaves_a_record(channel, sim):
+    sim.configure({"answer": "hello"})
+    event = await event_of(trigger_of({}, conf={"x": 1}))
+    assert isinstance(event, TaskSuccessEvent)
+    assert list(event.xcoms) == ["return_value"]
+    assert decode_output(event.xcoms["return_value"]) == "hello"
+    record = StepRecord.model_validate_json(channel.xcoms["s", "cognitionos.record.0002"])
+    assert [(attempt.provider, attempt.outcome) for attempt in record.attempts] == [("openai", "ok")]
+
+
+async def test_outputs_of_steps_before_are_read_over_the_supervisors_channel(channel, sim):
+    channel.xcoms["a", "return_value"] = json.dumps(encode_output({"n": [7]}))
+    sim.configure({"match": {"contains": "n is 7"}, "answer": "seen"})
+    step = {"depends_on": ["a"], "llm": {**MODELS, "prompt": "n is {{ steps.a.output.n[0] }}"}}
+    event = await event_of(trigger_of(step, {"step_id": "a"}))
+    assert decode_output(event.xcoms["return_value"]) == "seen"
+
+
+async def test_a_false_condition_skips_the_task(channel, sim):
+    assert isinstance(await event_of(trigger_of({"condition": "inputs.x"}, conf={"x": 0})), TaskSkippedEvent)
+
+
+async def test_a_failure_fails_the_task_and_is_on_record(channel, sim):
+    sim.configure({"status": 401})
+    event = await event_of(trigger_of({}))
+    assert isinstance(event, TaskFailedEvent)
+    record = StepRecord.model_validate_json(channel.xcoms["s", "cognitionos.record.0002"])
+    assert [attempt.http_status for attempt in record.attempts] == [401, 401]
+    assert "openai:gpt-4" in record.error
+
+
+@pytest.mark.parametrize("spec", ["no JSON", "{}", '{"step": 1}'])
+async def test_whatever_is_wrong_ends_the_task_here_and_never_on_a_worker(channel, sim, spec):
+    made = trigger_of({})
+    made.spec = spec
+    assert isinstance(await event_of(made), TaskFailedEvent)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"__classname__": "x", "__version__": 1, "__data__": {}}',
+        '{"__type": "dag", "__var": {}}',
+        "nul \0 and half a pair \ud800",
+    ],
+)
+async def test_the_event_of_a_hostile_answer_passes_the_supervisors_own_codec(channel, sim, answer):
+    sim.configure({"answer": answer})
+    event = await event_of(trigger_of({}))
+    wire = comms._new_encoder().encode(event.model_dump())
+    assert wire
+    again = TypeAdapter(DiscrimatedTriggerEvent).validate_json(event.model_dump_json())
+    expected = answer.replace("\0", "\ufffd").replace("\ud800", "\ufffd")
+    assert decode_output(again.xcoms["return_value"]) == expected
+
+
+def test_airflow_has_nothing_to_render():
+    assert tuple(trigger_of({"inputs": {"x": "{{ inputs.y }}"}}).template_fields) == ()

@@ -1,0 +1,264 @@
+"""One step from its inputs to its outcome: a real router, over the wire, to the simulator."""
+
+import asyncio
+import json
+
+import pytest
+
+from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.llm import create_llm_router
+from cognitionos_provider.run import RunContext
+from cognitionos_provider.simulator import SimulatorServer
+from cognitionos_provider.step import StepSpec, parse_json_answer, run_step
+
+
+@pytest.fixture(scope="module")
+def server():
+    with SimulatorServer() as server:
+        yield server
+
+
+@pytest.fixture
+def sim(server):
+    server.reset()
+    return server
+
+
+@pytest.fixture
+async def router(sim):
+    async with create_llm_router(
+        "sk-test",
+        "sk-ant-test",
+        openai_base_url=sim.openai_base_url,
+        anthropic_base_url=sim.anthropic_base_url,
+        default_models=("openai:gpt-4", "anthropic:claude-3-haiku-20240307"),
+    ) as router:
+        yield router
+
+
+class Edge:
+    """Keeps in memory what Airflow would keep."""
+
+    def __init__(self, router, outputs=None):
+        self.router = router
+        self.outputs = outputs or {}
+        self.records = []
+        self.lines = []
+
+    async def output_of(self, step_id):
+        return self.outputs[step_id]
+
+    async def ask(self, request, on_attempt):
+        return await self.router.generate(request, on_attempt=on_attempt)
+
+    async def write_record(self, record):
+        self.records.append(record.model_copy(deep=True))
+
+    def log(self, level, event, **fields):
+        self.lines.append((level, event))
+
+
+def spec_of(step, *others, **fields):
+    body = {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, {"step_id": "s", **step}]}
+    workflow = Workflow.model_validate({**body, **fields})
+    return StepSpec.model_validate_json(StepSpec.of(workflow, workflow.steps[-1]).canonical_json())
+
+
+def run_of(**inputs):
+    return RunContext("e-1", "t-1", inputs, inputs)
+
+
+async def test_the_default_agent_is_told_the_step_its_inputs_and_what_came_before(sim, router):
+    spec = spec_of(
+        {
+            "name": "Sum up",
+            "agent_capability": "summaries",
+            "inputs": {"n": "{{ inputs.n }}"},
+            "depends_on": ["before"],
+        },
+        {"step_id": "before"},
+    )
+    edge = Edge(router, {"before": {"rows": [1, 2]}})
+    sim.configure({"match": {"contains": "Sum up"}, "answer": "done"})
+    outcome = await run_step(spec, run_of(n=3), edge)
+    assert (outcome.state, outcome.output) == ("success", "done")
+    (record,) = edge.records
+    assert [attempt.outcome for attempt in record.attempts] == ["ok"]
+    assert ("info", "openai:gpt-4 answered") in [(level, line[:21]) for level, line in edge.lines]
+    for told in ("Sum up", "summaries", '"n": 3', '"rows"', "Output of step 'before'"):
+        sim.reset()
+        sim.configure({"match": {"contains": told}, "answer": f"saw {told}"})
+        assert (await run_step(spec, run_of(n=3), Edge(router, edge.outputs))).output.startswith("saw")
+
+
+async def test_a_prompt_of_the_steps_own_takes_the_place_of_all_that(sim, router):
+    spec = spec_of({"llm": {"prompt": "Say {{ inputs.word }}", "system_prompt": "Be {{ inputs.how }}"}})
+    sim.configure({"match": {"contains": "Say {{ hi }}"}, "answer": "heard"})
+    outcome = await run_step(spec, run_of(word="{{ hi }}", how="brief"), Edge(router))
+    assert outcome.output == "heard"
+
+
+async def test_a_false_condition_skips_the_step_and_asks_nobody(sim, router):
+    spec = spec_of({"condition": "inputs.go"})
+    assert (await run_step(spec, run_of(go=False), Edge(router))).state == "skipped"
+    assert sim.calls() == []
+    assert (await run_step(spec, run_of(go=True), Edge(router))).state == "success"
+
+
+async def test_a_template_without_a_value_fails_the_step_and_names_it(sim, router):
+    outcome = await run_step(spec_of({"inputs": {"x": "{{ inputs.nope }}"}}), run_of(), Edge(router))
+    assert outcome.state == "failed"
+    assert "'s'" in outcome.error
+    assert "nope" in outcome.error
+    assert sim.calls() == []
+
+
+async def test_for_each_asks_once_for_each_item_and_keeps_the_order(sim, router):
+    spec = spec_of({"for_each": "inputs.list", "llm": {"prompt": "item {{ item }}"}, "max_concurrency": 3})
+    for item in "abcde":
+        sim.configure({"match": {"contains": f"item {item}"}, "answer": item.upper(), "latency": 0.05})
+    edge = Edge(router)
+    outcome = await run_step(spec, run_of(list=list("abcde")), edge)
+    assert outcome.output == list("ABCDE")
+    assert len(edge.records[-1].attempts) == 5
+    assert sim.stats()["max_in_flight"] <= 3
+
+
+async def test_a_failed_item_fails_the_step_after_all_have_run_or_is_kept(sim, router):
+    sim.configure({"match": {"contains": "item b"}, "status": 400, "message": "no b"})
+    step = {"for_each": "inputs.list", "llm": {"prompt": "item {{ item }}"}, "retry": {"max_attempts": 1}}
+    outcome = await run_step(spec_of(step), run_of(list=["a", "b", "c"]), Edge(router))
+    assert outcome.state == "failed"
+    assert "1 of 3 items failed; item 1" in outcome.error
+    assert len(sim.calls()) == 3
+    kept = await run_step(spec_of({**step, "on_item_error": "keep"}), run_of(list=["a", "b", "c"]), Edge(router))
+    assert kept.state == "success"
+    assert "no b" in kept.output[1]["error"]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"), [("text", "gives str, and a list is needed"), ([1, 2, 3], "3 items, and max_items is 2")]
+)
+async def test_for_each_over_something_else_or_too_much_fails(sim, router, value, message):
+    spec = spec_of({"for_each": "inputs.list", "max_items": 2})
+    outcome = await run_step(spec, run_of(list=value), Edge(router))
+    assert outcome.state == "failed"
+    assert message in outcome.error
+
+
+async def test_an_answer_that_breaks_the_schema_is_asked_for_again_with_the_reason(sim, router):
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    sim.configure({"times": 1, "answer": "no JSON"})
+    sim.configure({"match": {"contains": "does not satisfy"}, "answer": '```json\n{"n": 4}\n```'})
+    outcome = await run_step(spec_of({"output_schema": schema}), run_of(), Edge(router))
+    assert outcome.output == {"n": 4}
+    assert len(sim.calls()) == 2
+
+
+async def test_a_model_that_never_keeps_the_schema_fails_the_step(sim, router):
+    sim.configure({"answer": '{"n": "four"}'})
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
+    outcome = await run_step(
+        spec_of({"output_schema": schema, "retry": {"max_attempts": 2}}), run_of(), Edge(router)
+    )
+    assert outcome.state == "failed"
+    assert "n: 'four' is not of type 'integer'" in outcome.error
+    assert len(sim.calls()) == 2
+
+
+def test_an_answer_is_read_as_json_with_or_without_a_fence():
+    schema = {"type": "object", "required": ["a"]}
+    assert parse_json_answer('{"a": 1}', schema) == ({"a": 1}, None)
+    assert parse_json_answer('```\n{"a": 1}\n```', schema) == ({"a": 1}, None)
+    assert parse_json_answer("{}", schema)[1] == "'a' is a required property"
+
+
+async def test_both_providers_down_fails_the_step_with_each_ones_last_failure(sim, router):
+    sim.configure({"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529})
+    edge = Edge(router)
+    outcome = await run_step(spec_of({"retry": {"max_attempts": 2, "backoff_seconds": 0}}), run_of(), edge)
+    assert outcome.state == "failed"
+    assert outcome.can_retry
+    assert "openai:gpt-4" in outcome.error
+    assert "500" in outcome.error
+    assert "anthropic:claude-3-haiku-20240307" in outcome.error
+    assert "529" in outcome.error
+    assert edge.records[-1].error == outcome.error
+    assert len(edge.records[-1].attempts) == len(sim.calls()) == 4
+
+
+async def test_a_bad_request_is_sent_once_whatever_max_attempts_says(sim, router):
+    sim.configure({"status": 400, "message": "bad"})
+    outcome = await run_step(spec_of({"retry": {"max_attempts": 20, "backoff_seconds": 0}}), run_of(), Edge(router))
+    assert outcome.state == "failed"
+    assert not outcome.can_retry
+    assert len(sim.calls()) == 1
+
+
+async def test_the_deadline_ends_the_step_however_slow_the_provider_is(sim, router):
+    await router.warm_up()
+    sim.configure({"latency": 2})
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    outcome = await run_step(spec_of({"timeout_seconds": 0.4}), run_of(), Edge(router))
+    assert loop.time() - started < 1.5
+    assert outcome.state == "failed"
+
+
+async def test_one_pass_is_made_where_somebody_else_makes_the_retries(sim, router):
+    sim.configure({"status": 503})
+    outcome = await run_step(spec_of({}), run_of(), Edge(router), passes=1)
+    assert outcome.can_retry
+    assert len(sim.calls()) == 2
+
+
+async def test_inputs_that_break_the_input_schema_fail_the_first_step(sim, router):
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "additionalProperties": False}
+    spec = spec_of({}, input_schema=schema)
+    assert (await run_step(spec, RunContext("e", "t", {"x": 1}, {"x": 1}), Edge(router))).state == "success"
+    outcome = await run_step(spec, run_of(y=1), Edge(router))
+    assert outcome.state == "failed"
+    assert "'y' was unexpected" in outcome.error
+
+
+async def test_an_input_that_was_left_empty_is_not_held_against_the_schema(sim, router):
+    schema = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    run = RunContext("e", "t", {}, {"x": None})
+    assert (await run_step(spec_of({}, input_schema=schema), run, Edge(router))).state == "success"
+
+
+async def test_whatever_breaks_in_the_edge_is_the_outcome_and_never_an_exception(router):
+    class Broken(Edge):
+        async def output_of(self, step_id):
+            raise RuntimeError("the supervisor is gone")
+
+        async def write_record(self, record):
+            raise RuntimeError("and so is the database")
+
+    spec = spec_of({"depends_on": ["a"]}, {"step_id": "a"})
+    outcome = await run_step(spec, run_of(), Broken(router))
+    assert outcome.state == "failed"
+    assert "RuntimeError: the supervisor is gone" in outcome.error
+
+
+async def test_an_answer_that_no_database_can_hold_is_cleaned_on_its_way_to_the_next_model(sim, router):
+    spec = spec_of({"llm": {"prompt": "{{ steps.a.output }}"}, "depends_on": ["a"]}, {"step_id": "a"})
+    outcome = await run_step(spec, run_of(), Edge(router, {"a": "x\0y\ud800z"}))
+    assert outcome.state == "success"
+    assert json.dumps(outcome.output)
+
+
+async def test_a_cancelled_step_closes_its_call(sim, router):
+    await router.warm_up()
+    sim.configure({"latency": 1})
+    task = asyncio.create_task(run_step(spec_of({}), run_of(), Edge(router)))
+    async with asyncio.timeout(10):
+        while not sim.calls():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        # The simulator notices when it would have answered.
+        while sim.calls()[0]["finished"] is None:
+            await asyncio.sleep(0.01)
+    assert [call["disconnected"] for call in sim.calls()] == [True]
