@@ -17,8 +17,8 @@ LOOPBACK = "127.0.0.1"
 def host_to_listen_on() -> str:
     """Return ``API_HOST``, or the loopback address while authentication is off.
 
-    Everybody who reaches a facade without authentication is an admin; ``SECURITY_ALLOW_REMOTE_WITHOUT_AUTH=true``
-    says that this is wanted.
+    Everybody who reaches a facade without authentication is an admin;
+    ``SECURITY_ALLOW_REMOTE_WITHOUT_AUTH=true`` says that this is wanted.
     """
     config = get_config()
     if authentication_is_off() and not config.security.allow_remote_without_auth:
@@ -32,7 +32,12 @@ def main() -> int:
         config = get_config()
         app = create_app(config)
         uvicorn.run(
-            app, host=host_to_listen_on(), port=config.api.port, log_config=None, access_log=False, server_header=False
+            app,
+            host=host_to_listen_on(),
+            port=config.api.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
         )
     except ConfigurationError as error:
         print(f"The facade can't start: {error}", file=sys.stderr)  # noqa: T201

@@ -1,12 +1,13 @@
 """All that the facade reads from, and the one thing that it writes to, Airflow's own tables.
 
-They are no public interface of Airflow, so everything that depends on their shape stands here, column by column;
-``tests/api/test_airflow_db.py`` compares it with the installed Airflow's models.
+They are no public interface of Airflow, so everything that depends on their shape stands here, column by
+column; ``tests/api/test_airflow_db.py`` compares it with the installed Airflow's models.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +35,18 @@ from cognitionos_provider.record import OUTPUT_KEY, RECORD_KEY_PREFIX
 from cognitionos_provider.store.tables import UtcTime
 from cognitionos_provider.store.workflows import BUNDLE_NAME, dag_file_name
 
-__all__ = ["DagState", "Run", "TaskRow", "dag_states", "read_heartbeats", "read_run", "request_parsing", "tables"]
+__all__ = [
+    "DagState",
+    "Run",
+    "TaskRow",
+    "dag_states",
+    "foreign_bundle",
+    "has_run",
+    "read_heartbeats",
+    "read_run",
+    "request_parsing",
+    "tables",
+]
 
 tables = MetaData()
 
@@ -45,7 +57,6 @@ _dag = Table(
     Column("is_paused", Boolean),
     Column("is_stale", Boolean),
     Column("bundle_name", String),
-    Column("relative_fileloc", String),
 )
 _import_error = Table(
     "import_error",
@@ -74,10 +85,8 @@ _dag_run = Table(
     Column("dag_id", String),
     Column("run_id", String),
     Column("state", String),
-    Column("queued_at", UtcTime),
     Column("start_date", UtcTime),
     Column("end_date", UtcTime),
-    Column("conf", JSON),
 )
 _task_instance = Table(
     "task_instance",
@@ -99,6 +108,16 @@ _xcom = Table(
     Column("map_index", Integer),
     Column("key", String),
     Column("value", JSON),
+)
+_task_state_store = Table(
+    "task_state_store",
+    tables,
+    Column("dag_id", String),
+    Column("run_id", String),
+    Column("task_id", String),
+    Column("map_index", Integer),
+    Column("key", String),
+    Column("value", Text),
 )
 
 
@@ -127,8 +146,6 @@ class Run:
     """A DAG run, its task instances, and what the steps left in XCom: all by task id."""
 
     state: str
-    conf: dict[str, Any]
-    queued_at: datetime | None
     start_date: datetime | None
     end_date: datetime | None
     tasks: dict[str, TaskRow]
@@ -174,13 +191,22 @@ def dag_states(session: Session, dag_ids: Sequence[str]) -> dict[str, DagState]:
     )
     failed = {files[row.filename]: _last_line(row.stacktrace) for row in errors}
     return {
-        dag_id: DagState(dag_id in paused, paused.get(dag_id, False), failed.get(dag_id)) for dag_id in dag_ids
+        dag_id: DagState(dag_id in paused, paused.get(dag_id, False), failed.get(dag_id))
+        for dag_id in dag_ids
     }
 
 
 def _last_line(stacktrace: str | None) -> str:
     lines = (stacktrace or "").strip().splitlines()
     return lines[-1] if lines else "the DAG file can't be imported"
+
+
+def foreign_bundle(session: Session, dag_id: str) -> str | None:
+    """Return the bundle that a DAG comes from, where it is there and not from ours."""
+    query = select(_dag.c.bundle_name).where(
+        _dag.c.dag_id == dag_id, _dag.c.is_stale.is_(False), _dag.c.bundle_name != BUNDLE_NAME
+    )
+    return session.scalar(query)
 
 
 def read_heartbeats(session: Session) -> dict[str, datetime]:
@@ -191,11 +217,17 @@ def read_heartbeats(session: Session) -> dict[str, datetime]:
         .where(_job.c.job_type.in_(names), _job.c.state == "running")
         .group_by(_job.c.job_type)
     )
-    return {names[row.job_type]: row.at for row in rows}
+    return {names[row.job_type]: row.at for row in rows if row.at is not None}
+
+
+def has_run(session: Session, dag_id: str, run_id: str) -> bool:
+    """Whether Airflow has this run."""
+    query = select(_dag_run.c.run_id).where(_dag_run.c.dag_id == dag_id, _dag_run.c.run_id == run_id)
+    return session.scalar(query) is not None
 
 
 def read_run(session: Session, dag_id: str, run_id: str) -> Run | None:
-    """Read a run with all its steps, in three queries whatever their number; None where there is no such run."""
+    """Read a run with all its steps, in four queries whatever their number; None if there is no such run."""
 
     def of_run(table: Table) -> Any:
         return and_(table.c.dag_id == dag_id, table.c.run_id == run_id)
@@ -225,13 +257,30 @@ def read_run(session: Session, dag_id: str, run_id: str) -> Run | None:
             outputs[row.task_id] = row.value
         else:
             records.setdefault(row.task_id, []).append(row.value)
+    kept_by_workers = session.execute(
+        select(_task_state_store.c.task_id, _task_state_store.c.value)
+        .where(
+            of_run(_task_state_store),
+            _task_state_store.c.map_index == -1,
+            _task_state_store.c.key.startswith(RECORD_KEY_PREFIX, autoescape=True),
+        )
+        .order_by(_task_state_store.c.key)
+    )
+    for row in kept_by_workers:
+        records.setdefault(row.task_id, []).append(_loads(row.value))
     return Run(
         state=run.state,
-        conf=run.conf if isinstance(run.conf, dict) else {},
-        queued_at=run.queued_at,
         start_date=run.start_date,
         end_date=run.end_date,
         tasks=tasks,
         outputs=outputs,
         records=records,
     )
+
+
+def _loads(stored: str) -> Any:
+    """Read a value of the task state store: JSON text (Airflow's execution_api/routes/task_state_store.py)."""
+    try:
+        return json.loads(stored)
+    except (TypeError, ValueError):
+        return None

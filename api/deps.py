@@ -6,12 +6,13 @@ Airflow's own, in this process: it verifies Airflow's tokens and decides, so the
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from airflow.api_fastapi.app import init_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import (
@@ -23,9 +24,10 @@ from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleA
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow.configuration import conf
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from jwt.exceptions import InvalidTokenError
-from sqlalchemy import create_engine, make_url
+from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.orm import Session, sessionmaker
 
 from api.airflow_client import AirflowClient
@@ -41,30 +43,51 @@ __all__ = [
     "SessionDep",
     "authentication_is_off",
     "heartbeat_thresholds",
+    "in_session",
     "session_factory",
 ]
+
+T = TypeVar("T")
 
 
 @cache
 def session_factory() -> sessionmaker[Session]:
     """Return the maker of sessions on Airflow's metadata database.
 
-    :raises ConfigurationError: ``DB_*`` names another database than Airflow's: the tables live beside Airflow's.
+    :raises ConfigurationError: ``DB_*`` names another database than Airflow's.
     """
     url = make_url(conf.get_mandatory_value("database", "sql_alchemy_conn"))
     if wanted := get_config().database.url:
         other = make_url(wanted)
-        if (other.host, other.port or 5432, other.database) != (url.host, url.port or 5432, url.database):
+        if _place(other) != _place(url):
             raise ConfigurationError(
-                f"DB_* names the database {other.database!r} at {other.host}, and Airflow's metadata database is "
-                f"{url.database!r} at {url.host}; the facade's tables live in Airflow's: unset DB_*, or set it to that"
+                f"DB_* names {_shown(other)}, and Airflow's metadata database is {_shown(url)}; the facade's "
+                "tables live beside Airflow's: unset DB_*, or set it to that"
             )
     options: dict[str, Any] = {"pool_pre_ping": True}
     if url.get_backend_name() == "sqlite":
         options["connect_args"] = {"timeout": 30}
     else:
-        options |= {"pool_size": 20, "max_overflow": 20, "pool_timeout": 10}
+        # As many as there are threads for requests. A server that is gone is no reason to wait for minutes.
+        options |= {
+            "pool_size": 20,
+            "max_overflow": 20,
+            "pool_timeout": 10,
+            "connect_args": {"connect_timeout": 5},
+        }
     return sessionmaker(create_engine(url, **options), expire_on_commit=False)
+
+
+def _place(url: URL) -> tuple[str, str, int, str | None]:
+    """Return what tells two databases apart, whatever the driver and the user."""
+    host = str(url.host or url.query.get("host") or "localhost")
+    host = "localhost" if host in ("127.0.0.1", "::1") else host
+    return url.get_backend_name(), host, url.port or 5432, url.database
+
+
+def _shown(url: URL) -> str:
+    at = f" at {url.host}:{url.port or 5432}" if url.host else ""
+    return f"the {url.get_backend_name()} database {url.database!r}{at}"
 
 
 def get_session() -> Iterator[Session]:
@@ -73,9 +96,31 @@ def get_session() -> Iterator[Session]:
         yield session
 
 
+async def in_session(work: Callable[[Session], T]) -> T:
+    """Do database work in a thread, in a session of its own that is committed at its end."""
+
+    def run() -> T:
+        with session_factory().begin() as session:
+            return work(session)
+
+    return await run_in_threadpool(run)
+
+
 @cache
 def _auth_manager() -> Any:
     return init_auth_manager()
+
+
+@cache
+def _auth_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop, in a thread of its own, on which tokens are verified.
+
+    Airflow's auth managers say ``async``, and ask the database (for revoked tokens) without awaiting it. On
+    the loop of the requests, a database that hangs would stop everything, ``/health`` included.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="auth", daemon=True).start()
+    return loop
 
 
 def authentication_is_off() -> bool:
@@ -111,7 +156,10 @@ class Caller:
         """Whether the caller may read (``GET``) or start (``POST``) runs of a DAG."""
         return bool(
             _auth_manager().is_authorized_dag(
-                method=method, user=self.user, access_entity=DagAccessEntity.RUN, details=DagDetails(id=dag_id)
+                method=method,
+                user=self.user,
+                access_entity=DagAccessEntity.RUN,
+                details=DagDetails(id=dag_id),
             )
         )
 
@@ -134,7 +182,9 @@ class Caller:
     def require_authoring(self) -> None:
         """Raise a 403 unless the caller may define workflows."""
         if not self.may_author():
-            raise Problem(403, f"{self.user_id} may not define workflows; that takes the right to edit variables")
+            raise Problem(
+                403, f"{self.user_id} may not define workflows; that takes the right to edit variables"
+            )
 
 
 class _AnonymousAdmin:
@@ -167,10 +217,15 @@ async def get_caller(credentials: Annotated[HTTPAuthorizationCredentials | None,
         if authentication_is_off():
             return _anonymous_admin.get()
         raise Problem(401, "A token is needed: send 'Authorization: Bearer <token of Airflow's /auth/token>'")
+    verified = asyncio.run_coroutine_threadsafe(
+        _auth_manager().get_user_from_token(credentials.credentials), _auth_loop()
+    )
     try:
-        user = await _auth_manager().get_user_from_token(credentials.credentials)
+        user = await asyncio.wrap_future(verified)
     except InvalidTokenError as error:
-        raise Problem(401, "The token is not valid, or has expired; get a new one from Airflow's /auth/token") from error
+        raise Problem(
+            401, "The token is not valid, or has expired; get a new one from Airflow's /auth/token"
+        ) from error
     return Caller(user, credentials.credentials)
 
 

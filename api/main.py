@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -11,7 +13,8 @@ from fastapi.middleware.gzip import GZipMiddleware
 
 from api.airflow_client import AirflowClient
 from api.deps import session_factory
-from api.middleware import BodyLimitMiddleware, TraceMiddleware
+from api.middleware import BodyLimitMiddleware, ErrorMiddleware, TraceMiddleware
+from api.probes import Probes
 from api.problems import install_handlers
 from api.routes import executions, health, workflows
 from api.schemas import ProblemDocument
@@ -28,6 +31,11 @@ DESCRIPTION = (
     "Errors are RFC 9457 problem documents."
 )
 
+PROBLEM: dict[str, Any] = {
+    "description": "A problem document",
+    "content": {"application/problem+json": {"schema": ProblemDocument.model_json_schema()}},
+}
+
 
 def create_app(config: Config | None = None) -> FastAPI:
     """Return the facade as an ASGI application.
@@ -37,11 +45,14 @@ def create_app(config: Config | None = None) -> FastAPI:
     config = config or get_config()
     # After Airflow's import, which sets up the root logger for itself.
     configure_logging(config, level=config.api.log_level)
+    # A line for each request to Airflow would double those of the facade's own.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     session_factory()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.airflow = AirflowClient(config.api.airflow_url)
+        app.state.probes = Probes(config, app.state.airflow)
         logger.info("Facade started", extra={"airflow_url": config.api.airflow_url})
         yield
         await app.state.airflow.aclose()
@@ -52,13 +63,14 @@ def create_app(config: Config | None = None) -> FastAPI:
         description=DESCRIPTION,
         debug=False,
         lifespan=lifespan,
-        responses={"default": {"model": ProblemDocument, "description": "A problem document"}},
+        responses={"default": PROBLEM},
     )
     install_handlers(app)
     for routes in (executions, workflows, health):
         app.include_router(routes.router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware, limit=config.api.max_request_size)
+    app.add_middleware(ErrorMiddleware)
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     if config.api.cors_origins:
         app.add_middleware(

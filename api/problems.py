@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as NoConnectionLeft
 from starlette.exceptions import HTTPException
 
 from cognitionos_provider.exceptions import ConflictError, DefinitionError, NotFoundError
@@ -22,8 +23,11 @@ logger = get_logger(__name__)
 
 Loc = Iterable[str | int]
 
+MAX_ERRORS = 50
+"""Most errors that one document lists."""
 
-class Problem(Exception):
+
+class Problem(Exception):  # noqa: N818 - RFC 9457's word
     """An answer that is an error.
 
     :param retry_after: seconds after which the same request may succeed.
@@ -46,6 +50,16 @@ class Problem(Exception):
             self.headers["WWW-Authenticate"] = "Bearer"
 
 
+class ProblemResponse(JSONResponse):
+    """A problem document on the wire."""
+
+    media_type = "application/problem+json"
+
+    def render(self, content: object) -> bytes:
+        """Write JSON. What was posted is quoted, and half of a surrogate pair in it has no UTF-8 form."""
+        return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
 def problem_response(
     status: int,
     detail: str,
@@ -62,13 +76,13 @@ def problem_response(
         "trace_id": get_trace_id(),
     }
     listed = [{"loc": list(loc), "msg": msg} for loc, msg in errors]
-    if listed or status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        body["errors"] = listed
-    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        body["errors"] = listed[:MAX_ERRORS]
+    return ProblemResponse(body, status, headers=headers)
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Turn every exception that leaves a route into a problem document."""
+    """Turn every exception that leaves a route and means something into a problem document."""
     app.add_exception_handler(Problem, _problem)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid_request)
@@ -77,11 +91,12 @@ def install_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ConflictError, _conflict)
     app.add_exception_handler(OperationalError, _database_down)
     app.add_exception_handler(InterfaceError, _database_down)
-    app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(NoConnectionLeft, _database_down)
+    app.add_exception_handler(ProgrammingError, _no_tables)
 
 
-def _invalid(errors: list[tuple[Loc, str]]) -> JSONResponse:
-    first = errors[0][1] if errors else "the request is not valid"
+def _invalid(errors: Sequence[tuple[Loc, str]]) -> JSONResponse:
+    first = errors[0][1] if errors else "The request is not valid"
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return problem_response(422, f"{first}{more}", errors=errors)
 
@@ -94,11 +109,24 @@ async def _problem(request: Request, error: Exception) -> JSONResponse:
 async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
     detail = str(error.detail)
+    if error.status_code == HTTPStatus.BAD_REQUEST:
+        # All that FastAPI answers 400 to: what the JSON parser raised that is no JSONDecodeError.
+        return _invalid([(("body",), f"The body can't be read: {_unreadable(error.__cause__)}")])
     if error.status_code == HTTPStatus.NOT_FOUND:
         detail = f"There is nothing at {request.url.path}; /docs lists what there is"
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
         detail = f"{request.method} is not possible at {request.url.path}; /docs lists what is"
     return problem_response(error.status_code, detail, headers=error.headers)
+
+
+def _unreadable(error: BaseException | None) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, UnicodeError):
+        return "it is not UTF-8"
+    if isinstance(error, ValueError):
+        return "a number in it has too many digits"
+    return "it did not arrive whole"
 
 
 async def _invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -135,9 +163,8 @@ async def _database_down(request: Request, error: Exception) -> JSONResponse:
     )
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    if isinstance(error, ValidationError):
-        logger.error("A stored definition can't be read", exc_info=error)
-    else:
-        logger.error("The request failed", exc_info=error)
-    return problem_response(500, "Something went wrong here; the log has more under this trace id")
+async def _no_tables(request: Request, error: Exception) -> JSONResponse:
+    logger.error("The database's tables are not those of this release", exc_info=error)
+    return problem_response(
+        503, "The database's tables are not those of this release; has 'airflow db migrate' been run?"
+    )

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WithJsonSchema,
+    WrapValidator,
+)
 
 from cognitionos_provider.definitions import Workflow
 from cognitionos_provider.definitions.identifier import Version, WorkflowId
@@ -64,31 +73,29 @@ class StoredWorkflow(Workflow, _Stored):
 
     model_config = ConfigDict(extra="ignore")
 
+    # Declared here, too: the definition has a property of this name, which pydantic would take for the default.
+    dag_id: str = Field(description="The id of the DAG in Airflow.")  # type: ignore[assignment]
     status: str  # type: ignore[assignment]
+
+
+def _or_latest(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    return value if value == "latest" else validate(value)
 
 
 class ExecuteRequest(BaseModel):
     """Which workflow to run, and with what."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "examples": [
-                {
-                    "workflow_id": "data-pipeline",
-                    "workflow_version": "1.0.0",
-                    "inputs": {"data_source": "production", "batch_size": 1000},
-                }
-            ]
-        },
-    )
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
 
     workflow_id: WorkflowId
-    workflow_version: Version | Literal["latest"] = Field(
-        default="latest", description="A version, or the highest active one."
+    # Not a union with a literal: its errors would name members of the union in their path.
+    workflow_version: Annotated[Version, WrapValidator(_or_latest), WithJsonSchema({"type": "string"})] = (
+        Field(
+            default="latest", description="A version MAJOR.MINOR.PATCH, or 'latest': the highest active one."
+        )
     )
-    inputs: JsonObject = Field(default={}, description="The run's inputs.")
-    budget_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    inputs: JsonObject = Field(default={}, description="The run's inputs, at most 256 KiB.")
+    budget_usd: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] | None = Field(
         default=None, description="Most that this run may spend; it can only lower the workflow's own."
     )
 
@@ -135,6 +142,13 @@ class Execution(BaseModel):
     steps: list[StepStatus] = []
 
 
+def _to_milliseconds(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+Milliseconds = Annotated[datetime, PlainSerializer(_to_milliseconds, when_used="json")]
+"""A point in time as the specification writes it: 2026-02-14T05:00:00.000Z."""
+
 Part = Literal["healthy", "unhealthy", "not_configured"]
 
 
@@ -152,7 +166,7 @@ class Health(BaseModel):
 
     status: Literal["healthy", "degraded", "unhealthy"]
     version: str
-    timestamp: datetime
+    timestamp: Milliseconds
     database: Part
     redis: Part
     rabbitmq: Part

@@ -7,20 +7,20 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from api.airflow_db import Run, TaskRow
 from api.schemas import Execution, StepStatus
 from cognitionos_provider.definitions import Workflow, sinks
 from cognitionos_provider.llm.request import Attempt, Usage
-from cognitionos_provider.record import StepRecord, decode_output
+from cognitionos_provider.record import StepRecord, clean, decode_output
 from cognitionos_provider.store.tables import ExecutionRow
 
 __all__ = ["show_execution"]
 
 _RUN_STATUS = {"queued": "pending", "running": "running", "success": "completed", "failed": "failed"}
 
-# airflow/utils/state.py, TaskInstanceState. A step that waits for a triggerer is "deferred" as one that runs there.
+# airflow/utils/state.py, TaskInstanceState. A step is "deferred" while a triggerer runs it, or is waited for.
 _STEP_STATUS = {
     "queued": "pending",
     "scheduled": "pending",
@@ -35,6 +35,8 @@ _STEP_STATUS = {
     "up_for_reschedule": "retrying",
     "removed": "skipped",
 }
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
 def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Execution:
@@ -60,7 +62,7 @@ def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Ex
         _show_step(step.step_id, run.tasks.get(step.step_id), run.outputs, run.records.get(step.step_id, ()))
         for step in workflow.steps
     ]
-    _explain_skips(workflow, steps)
+    _explain_skips(workflow, steps, run_failed=run.state == "failed")
     by_id = {step.step_id: step for step in steps}
     status = _RUN_STATUS.get(run.state, "running")
     attempts = [attempt for step in steps for attempt in step.attempts]
@@ -68,7 +70,9 @@ def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Ex
         **asked,
         status=status,
         outputs={
-            step_id: by_id[step_id].output for step_id in sinks(workflow) if by_id[step_id].status == "completed"
+            step_id: by_id[step_id].output
+            for step_id in sinks(workflow)
+            if by_id[step_id].status == "completed"
         },
         error=_run_error(workflow, steps) if status == "failed" else None,
         started_at=run.start_date,
@@ -80,7 +84,9 @@ def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Ex
     )
 
 
-def _show_step(step_id: str, task: TaskRow | None, outputs: dict[str, Any], stored: Sequence[Any]) -> StepStatus:
+def _show_step(
+    step_id: str, task: TaskRow | None, outputs: dict[str, Any], stored: Sequence[Any]
+) -> StepStatus:
     status = _STEP_STATUS.get(task.state or "", "pending") if task else "pending"
     records = [record for record in map(_record, stored) if record is not None]
     attempts = [attempt for record in records for attempt in record.attempts]
@@ -88,12 +94,16 @@ def _show_step(step_id: str, task: TaskRow | None, outputs: dict[str, Any], stor
     error = records[-1].error if records and status in ("failed", "retrying") else None
     if status == "failed" and error is None:
         error = "The task was failed from outside the step; Airflow's task log says more"
+    output = None
+    if status == "completed":
+        output, unreadable = _output(outputs.get(step_id))
+        error = error or unreadable
     return StepStatus(
         step_id=step_id,
         status=status,
         started_at=task.start_date if task else None,
-        completed_at=task.end_date if task and status not in ("pending", "running") else None,
-        output=decode_output(outputs.get(step_id)) if status == "completed" else None,
+        completed_at=task.end_date if task and status not in ("pending", "running", "retrying") else None,
+        output=output,
         error=error,
         agent_id=records[-1].agent_id if records else None,
         provider=answered[-1].provider if answered else None,
@@ -104,6 +114,16 @@ def _show_step(step_id: str, task: TaskRow | None, outputs: dict[str, Any], stor
     )
 
 
+def _output(stored: object) -> tuple[JsonValue, str | None]:
+    """Return a step's output, and what keeps it from being shown: anybody may write to XCom."""
+    try:
+        output = clean(decode_output(stored))
+        json.dumps(output, allow_nan=False)
+        return _JSON.validate_python(output), None
+    except (ValueError, RecursionError):
+        return None, "The step's output is nothing that can be shown here; see its XCom in Airflow"
+
+
 def _record(stored: object) -> StepRecord | None:
     """Read a record; None for what somebody else has put there."""
     try:
@@ -112,8 +132,8 @@ def _record(stored: object) -> StepRecord | None:
         return None
 
 
-def _explain_skips(workflow: Workflow, steps: Sequence[StepStatus]) -> None:
-    """Say of each step that was not run because of another which one that was."""
+def _explain_skips(workflow: Workflow, steps: Sequence[StepStatus], *, run_failed: bool) -> None:
+    """Say of each step that was not run why, where it was not its own condition."""
     by_id = {step.step_id: step for step in steps}
     for definition in workflow.steps:
         step = by_id[definition.step_id]
@@ -124,6 +144,9 @@ def _explain_skips(workflow: Workflow, steps: Sequence[StepStatus]) -> None:
             if because:
                 step.error = f"Not run: step {because[0]!r} {'failed' if kind == 'failed' else 'was skipped'}"
                 break
+        else:
+            if run_failed and definition.condition is None:
+                step.error = "Not run: the run was ended before"
 
 
 def _run_error(workflow: Workflow, steps: Iterable[StepStatus]) -> str:
@@ -131,7 +154,7 @@ def _run_error(workflow: Workflow, steps: Iterable[StepStatus]) -> str:
         if step.status == "failed":
             return f"Step {step.step_id!r} failed: {step.error}"
     if workflow.timeout_seconds is not None:
-        return f"The run did not end within its timeout of {workflow.timeout_seconds:g} s, or was failed by a user"
+        return f"The run did not end within its {workflow.timeout_seconds:g} s, or was failed by a user"
     return "The run was failed by a user"
 
 

@@ -73,6 +73,13 @@ def get_provider_info() -> dict[str, Any]:
                         "example": None,
                         "default": "agents",
                     },
+                    "facade_url": {
+                        "description": "Where the v3 REST facade is; Airflow's menu then links to it.",
+                        "version_added": "3.0.0",
+                        "type": "string",
+                        "example": "http://localhost:8100",
+                        "default": "",
+                    },
                     "llm_conn_id": {
                         "description": (
                             "The Airflow connection (type ``cognitionos_llm``) that holds the providers' keys "

@@ -1,4 +1,8 @@
-"""What a step leaves in XCom: its output, and a record of every call that it made.
+"""What a step leaves in Airflow: its output, and a record of every call that it made.
+
+The output is the task's XCom. The record of a try is an XCom, too, where the step ran in the triggerer, and in the
+task state store where it ran on a worker: Airflow deletes a task's XComs when a worker starts the next try, and lets
+no trigger at the task state store.
 
 Both are text that holds JSON. Airflow's own (de)serializers treat keys such as ``__classname__`` or ``__type`` in a
 nested value as instructions, in the triggerer's supervisor and in the api-server; text is opaque to them.
@@ -23,7 +27,7 @@ RECORD_KEY_PREFIX = "cognitionos.record."
 
 
 def record_key(try_number: int) -> str:
-    """Return the XCom key of a try's record.
+    """Return the key of a try's record.
 
     Each try has its own, so that a try never hides the calls of the one before, and a triggerer that was frozen
     and wakes up can't overwrite what a later try wrote.

@@ -17,6 +17,7 @@ from typing import Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cognitionos_provider.definitions import Step, Workflow, evaluate, references, render
+from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
 from cognitionos_provider.record import StepRecord, clean
@@ -265,15 +266,9 @@ def _text(value: JsonValue) -> str:
 
 
 def _check_inputs(schema: dict[str, JsonValue], run: RunContext) -> None:
-    from jsonschema import Draft202012Validator
-
     given = {key: value for key, value in run.inputs.items() if value is not None or key in run.given}
-    errors = [
-        (("inputs", *error.absolute_path), error.message)
-        for error in Draft202012Validator(schema).iter_errors(given)
-    ]
-    if errors:
-        raise DefinitionError(errors)
+    if violations := value_violations(schema, given):
+        raise DefinitionError([(("inputs", *item.loc), item.msg) for item in violations])
 
 
 def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonValue, str | None]:
@@ -281,8 +276,6 @@ def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonV
 
     Models like to wrap JSON in a Markdown fence, even when told not to.
     """
-    from jsonschema import Draft202012Validator
-
     text = content.strip()
     if text.startswith("```"):
         text = text.partition("\n")[2].rpartition("```")[0]
@@ -290,9 +283,9 @@ def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonV
         value: JsonValue = json.loads(text)
     except ValueError as error:
         return None, f"it is not JSON ({error})"
-    for problem in Draft202012Validator(schema).iter_errors(value):
-        where = ".".join(map(str, problem.absolute_path))
-        return None, f"{where}: {problem.message}" if where else problem.message
+    if problems := value_violations(schema, value):
+        where = ".".join(map(str, problems[0].loc))
+        return None, f"{where}: {problems[0].msg}" if where else problems[0].msg
     return value, None
 
 

@@ -28,22 +28,21 @@ __all__ = ["Program", "Supervisor", "log_tail", "processes_of_session"]
 
 Progress = Callable[[str, float], None]
 
-_STOP_SECONDS = 6
-"""What a program gets between SIGTERM and SIGKILL."""
-
 
 @dataclass(frozen=True)
 class Program:
     """A process that is kept running.
 
     ``ready`` is asked again and again until it says yes; it is given the moment of the start and must not
-    raise. A ``backing`` program serves the others (a database, say): it stops after them.
+    raise. A ``backing`` program serves the others (a database, say): it stops after them. ``stop_seconds``
+    is what it gets between SIGTERM and SIGKILL.
     """
 
     name: str
     command: tuple[str, ...]
     ready: Callable[[datetime], bool]
     backing: bool = False
+    stop_seconds: int = 6
 
 
 class Supervisor:
@@ -182,8 +181,10 @@ class Supervisor:
     def stop(self) -> None:
         """Stop everything, by force what does not stop within seconds. Harmless when nothing runs."""
         if self._process is not None:
-            # One round for those that others rely on and one for the rest.
-            _end_session(self._process, patience=_STOP_SECONDS + 3)
+            rounds: dict[bool, int] = {}  # supervisord ends the backing programs after the others
+            for program in self.programs.values():
+                rounds[program.backing] = max(program.stop_seconds, rounds.get(program.backing, 0))
+            _end_session(self._process, patience=sum(rounds.values()) + 1.5)
             self._process = None
         if self._socket_folder is not None:
             shutil.rmtree(self._socket_folder, ignore_errors=True)
@@ -247,7 +248,7 @@ class Supervisor:
                 # Airflow's commands need some seconds to find out that they can't work.
                 "startsecs": 10,
                 "startretries": 2,
-                "stopwaitsecs": 2 if program.backing else _STOP_SECONDS,
+                "stopwaitsecs": program.stop_seconds,
                 "stopasgroup": "true",
                 "killasgroup": "true",
                 "redirect_stderr": "true",

@@ -38,7 +38,7 @@ def local_programs(settings: Settings) -> list[Program]:
         module = (sys.executable, "-m", "cognitionos_provider.simulator")
         address = ("--host", "127.0.0.1", "--port", str(settings.simulator_port))
         ready = _Answers(client, f"{settings.simulator_url}/control/stats")
-        programs.insert(0, Program("simulator", (*module, *address), ready, backing=True))
+        programs.insert(0, Program("simulator", (*module, *address), ready, backing=True, stop_seconds=2))
     return programs
 
 

@@ -6,16 +6,21 @@ import json
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Body, Depends, Query, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from pydantic import SkipValidation
+from sqlalchemy.orm import Session
 
-from api.airflow_db import DagState, dag_states, request_parsing
-from api.deps import CallerDep, SessionDep
-from api.limits import small_definition
+from api.airflow_db import DagState, dag_states, foreign_bundle, request_parsing
+from api.bodies import read_body, small_definition
+from api.deps import Caller, CallerDep, SessionDep, in_session
+from api.examples import DATA_PIPELINE
 from api.problems import Problem
 from api.schemas import Deployment, StoredWorkflow, WorkflowList, WorkflowSummary
 from cognitionos_provider.definitions import Workflow
-from cognitionos_provider.exceptions import DefinitionError
+from cognitionos_provider.definitions.json_value import text_problem
+from cognitionos_provider.exceptions import ConflictError, DefinitionError
 from cognitionos_provider.observability import get_logger
 from cognitionos_provider.store.paging import Cursor
 from cognitionos_provider.store.tables import WorkflowRow
@@ -28,28 +33,43 @@ logger = get_logger(__name__)
 
 
 @router.post(
-    "", status_code=201, response_model=StoredWorkflow, dependencies=[Depends(small_definition)], summary="Post a workflow"
+    "",
+    status_code=201,
+    response_model=StoredWorkflow,
+    dependencies=[Depends(small_definition)],
+    summary="Post a workflow",
 )
-def create_workflow(workflow: Workflow, session: SessionDep, caller: CallerDep) -> Response:
+async def create_workflow(
+    body: Annotated[Workflow, SkipValidation, Body(openapi_examples={"data-pipeline": DATA_PIPELINE})],
+    caller: CallerDep,
+) -> Response:
     """Store a workflow version; about a second later it is an Airflow DAG.
 
-    The same content under the same version again is 200; other content under it is 409: a version never changes.
+    The same content under the same version again is 200; other content is 409: a version never changes.
     """
-    caller.require_authoring()
+    await run_in_threadpool(caller.require_authoring)
+    workflow = await read_body(Workflow, body)
     _refuse_operators(workflow)
-    before = newest_active(session, workflow.workflow_id)
-    row, is_new = add_workflow(session, workflow, created_by=caller.user_id, now=datetime.now(UTC))
-    # Again for a version that is stored already: the request before may have died before it asked for the parsing.
-    # The version that was the highest before loses its schedule.
-    touched = {row.dag_id} | ({before.dag_id} if before else set())
-    if row.status == "active":
-        request_parsing(session, touched)
-    session.commit()
+    row, is_new, state = await in_session(lambda session: _store(session, workflow, caller.user_id))
     if is_new:
         logger.info("Workflow created", extra={"workflow_id": row.workflow_id, "version": row.version})
-    state = dag_states(session, [row.dag_id])[row.dag_id]
     location = f"/api/v3/workflows/{row.workflow_id}/{row.version}"
-    return JSONResponse(_show(row, state), 201 if is_new else 200, headers={"Location": location})
+    return JSONResponse(_show(workflow, row, state), 201 if is_new else 200, headers={"Location": location})
+
+
+def _store(session: Session, workflow: Workflow, user_id: str) -> tuple[WorkflowRow, bool, DagState]:
+    if bundle := foreign_bundle(session, workflow.dag_id):
+        raise ConflictError(
+            f"Airflow has a DAG {workflow.dag_id} already, from the bundle {bundle!r}; choose another id or "
+            "version"
+        )
+    before = newest_active(session, workflow.workflow_id)
+    row, is_new = add_workflow(session, workflow, created_by=user_id, now=datetime.now(UTC))
+    if row.status == "active":
+        # Again for a version that is stored already: the request before may have died before it asked for the
+        # parsing. And the version that was the highest before loses its schedule.
+        request_parsing(session, {row.dag_id} | ({before.dag_id} if before else set()))
+    return row, is_new, dag_states(session, [row.dag_id])[row.dag_id]
 
 
 def _refuse_operators(workflow: Workflow) -> None:
@@ -72,12 +92,14 @@ def get_workflows(
     ] = None,
     q: Annotated[str | None, Query(max_length=200, description="Part of the id or the name.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(description="next_cursor of the page before.")] = None,
+    cursor: Annotated[
+        str | None, Query(max_length=1000, description="next_cursor of the page before.")
+    ] = None,
 ) -> WorkflowList:
     """List workflow versions, the newest first."""
     for name, text in (("tag", tag), ("q", q)):
-        if text and "\0" in text:
-            raise Problem(422, f"{name!r} holds a NUL character", errors=[(("query", name), "A NUL character")])
+        if text and (problem := text_problem(text)):
+            raise Problem(422, f"{name!r} {problem}", errors=[(("query", name), f"The text {problem}")])
     try:
         place = Cursor.decode(cursor) if cursor else None
     except ValueError as error:
@@ -85,7 +107,7 @@ def get_workflows(
     page = list_workflows(session, limit=limit, cursor=place, tag=tag, status=status, q=q)
     states = dag_states(session, [row.dag_id for row in page.rows])
     return WorkflowList(
-        workflows=[_summarize(row, states[row.dag_id]) for row in page.rows if caller.may("GET", row.dag_id)],
+        workflows=[_summarize(row, states[row.dag_id]) for row in page.rows if _may_read(caller, row)],
         total=page.total,
         next_cursor=page.next_cursor,
     )
@@ -94,9 +116,20 @@ def get_workflows(
 @router.get("/{workflow_id}/{version}", response_model=StoredWorkflow, summary="Get a workflow")
 def get_one_workflow(workflow_id: str, version: str, session: SessionDep, caller: CallerDep) -> Response:
     """Return one version; ``latest`` is the highest active one."""
+    if text_problem(workflow_id) or text_problem(version):
+        raise Problem(404, f"There is no workflow {workflow_id[:100]!r} {version[:100]!r}")
     row = get_workflow(session, workflow_id, version)
-    caller.require("GET", row.dag_id)
-    return JSONResponse(_show(row, dag_states(session, [row.dag_id])[row.dag_id]))
+    if not _may_read(caller, row):
+        raise Problem(
+            403, f"{caller.user_id} may not read {row.workflow_id} {row.version}, which is {row.status}"
+        )
+    # The definition was checked when it was stored; here it is only given its defaults.
+    workflow = Workflow.from_json(row.definition)
+    return JSONResponse(_show(workflow, row, dag_states(session, [row.dag_id])[row.dag_id]))
+
+
+def _may_read(caller: Caller, row: WorkflowRow) -> bool:
+    return caller.may_author() if row.status == "draft" else caller.may("GET", row.dag_id)
 
 
 def _deployment(row: WorkflowRow, state: DagState) -> Deployment:
@@ -105,11 +138,11 @@ def _deployment(row: WorkflowRow, state: DagState) -> Deployment:
     return Deployment(state="runnable" if state.known else "pending")
 
 
-def _show(row: WorkflowRow, state: DagState) -> dict[str, Any]:
-    # The definition was checked when it was stored; here it is only given its defaults.
-    definition = Workflow.from_json(row.definition).model_dump(mode="json")
-    stored = _summarize(row, state).model_dump(mode="json", include={"dag_id", "created_at", "created_by", "deployment"})
-    return {**definition, "status": row.status, **stored}
+def _show(workflow: Workflow, row: WorkflowRow, state: DagState) -> dict[str, Any]:
+    stored = _summarize(row, state).model_dump(
+        mode="json", include={"dag_id", "created_at", "created_by", "deployment"}
+    )
+    return {**workflow.model_dump(mode="json"), "status": row.status, **stored}
 
 
 def _summarize(row: WorkflowRow, state: DagState) -> WorkflowSummary:

@@ -62,9 +62,7 @@ def build_dag(spec: DagSpec) -> DAG:
 def _param(schema: dict[str, Any]) -> Param:
     schema = dict(schema)
     description = schema.pop("description", None)
-    if "default" in schema:
-        return Param(schema.pop("default"), description=description, **schema)
-    return Param(description=description, **schema)
+    return Param(schema.pop("default"), description=description, schema=schema)
 
 
 def _load(path: str) -> Any:

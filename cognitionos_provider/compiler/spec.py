@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 from pydantic import JsonValue
 
 from cognitionos_provider.definitions import Step, Workflow, execution_order
+from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.step import StepSpec
 
 __all__ = ["LLM_STEP_OPERATOR", "DagSpec", "TaskSpec", "compile_workflow"]
@@ -106,7 +108,9 @@ def airflow_tag(tag: str) -> str:
 def _params(input_schema: dict[str, JsonValue] | None) -> dict[str, dict[str, Any]]:
     """Return the properties of the input schema, which make the form of Airflow's Trigger button.
 
-    A property that is not required gets ``null`` as a further type and as its value, since Airflow wants one.
+    Every param has a value: Airflow 3.3's triggerer dies of a param without one (``process_params`` raises before
+    the trigger exists), and with it every other step that it runs. So a property without a default gets ``null``,
+    which is valid for one that may be left out, and is refused by Airflow's own check for one that is required.
     """
     if not input_schema:
         return {}
@@ -117,16 +121,28 @@ def _params(input_schema: dict[str, JsonValue] | None) -> dict[str, dict[str, An
     params: dict[str, dict[str, Any]] = {}
     for name, schema in sorted(properties.items()):
         param = dict(schema) if isinstance(schema, dict) else {}
-        if "default" not in param and not (isinstance(required, list) and name in required):
-            if isinstance(param.get("type"), str):
-                param["type"] = ["null", param["type"]]
-            elif isinstance(param.get("type"), list):
-                param["type"] = ["null", *(t for t in param["type"] if t != "null")]
-            elif param:
-                param = {"anyOf": [{"type": "null"}, param]}
+        if '"$ref"' in json.dumps(param):
+            # What it refers to is elsewhere in the schema, where a param can't reach it. The first step checks it.
+            param = {key: param[key] for key in ("title", "description", "default") if key in param}
+        if "default" not in param:
+            if not (isinstance(required, list) and name in required):
+                param = _or_null(param)
             param["default"] = None
         params[name] = param
     return params
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema that takes ``null``, too, in a form from which Airflow's UI still makes the right field."""
+    wider = dict(schema)
+    if "type" in wider:
+        kinds = wider["type"] if isinstance(wider["type"], list) else [wider["type"]]
+        wider["type"] = ["null", *(kind for kind in kinds if kind != "null")]
+    if "enum" in wider and None not in wider["enum"]:
+        wider["enum"] = [*wider["enum"], None]
+    if not value_violations({"type": "object", "properties": {"value": wider}}, {"value": None}):
+        return wider
+    return {"anyOf": [{"type": "null"}, schema]}
 
 
 def _llm_task(workflow: Workflow, step: Step, mode: ExecutionMode, agents_queue: str) -> TaskSpec:

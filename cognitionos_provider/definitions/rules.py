@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cognitionos_provider.definitions.graph import graph_violations, upstream_masks
 from cognitionos_provider.definitions.json_value import strings_in
+from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.definitions.template import Reference, references
 from cognitionos_provider.definitions.violation import MAX_VIOLATIONS, Loc, Violation, did_you_mean
 from cognitionos_provider.exceptions import TemplateError
@@ -59,10 +60,11 @@ def step_violations(step: Step) -> list[Violation]:
 def workflow_violations(workflow: Workflow) -> list[Violation]:
     """List what is wrong with the graph and the templates, at most 50 places; paths start at the workflow."""
     steps = workflow.steps
-    violations = graph_violations(steps, _named(workflow))
+    broken = graph_violations(steps, _named(workflow))
+    violations = [*_input_violations(workflow), *broken]
     bits = {step.step_id: 1 << index for index, step in enumerate(steps)}
     # In a broken graph what is upstream is not known, and each break has its own message already.
-    upstream = dict.fromkeys(bits, -1) if violations else upstream_masks(steps)
+    upstream = dict.fromkeys(bits, -1) if broken else upstream_masks(steps)
     for index, step in enumerate(steps):
         for loc, text, is_expression in _templates(step):
             if len(violations) >= MAX_VIOLATIONS:
@@ -80,6 +82,34 @@ def workflow_violations(workflow: Workflow) -> list[Violation]:
                 if not bits.get(name, 0) & upstream[step.step_id]:
                     msg = _not_upstream(step.step_id, name, workflow)
                     violations.append(Violation(where, msg, "template"))
+    return violations
+
+
+def _input_violations(workflow: Workflow) -> list[Violation]:
+    """List the defaults that break their own schema, and inputs that a scheduled run could not have."""
+    schema = workflow.input_schema
+    properties = schema.get("properties") if schema else None
+    if schema is None or not isinstance(properties, dict):
+        return []
+    defaults = {
+        name: value["default"] for name, value in properties.items() if isinstance(value, dict) and "default" in value
+    }
+    violations = [
+        Violation(("input_schema", "properties", item.loc[0], "default"), f"The default is not valid: {item.msg}")
+        for item in value_violations({**schema, "required": []}, defaults)
+        if item.loc
+    ]
+    required = schema.get("required")
+    if workflow.schedule is not None and isinstance(required, list):
+        violations += [
+            Violation(
+                ("input_schema", "required", index),
+                f"Input '{name}' is required and has no default, and a run that the schedule starts is given no "
+                "inputs; give it a default, or drop the schedule",
+            )
+            for index, name in enumerate(required)
+            if name not in defaults
+        ]
     return violations
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from airflow.sdk import NEVER_EXPIRE
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
@@ -29,7 +30,7 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
         trace_context(run.trace_id),
         structlog.contextvars.bound_contextvars(execution_id=run.execution_id),
     ):
-        edge = _WorkerEdge(ti)
+        edge = _WorkerEdge(ti, context["task_state_store"])
         try:
             return await run_step(StepSpec.model_validate_json(spec), run, edge, passes=passes)
         finally:
@@ -37,10 +38,11 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
 
 
 class _WorkerEdge:
-    """XComs over the task's own (synchronous) API, and a router for this one step."""
+    """The task's own (synchronous) API, and a router for this one step."""
 
-    def __init__(self, ti: Any) -> None:
+    def __init__(self, ti: Any, state_store: Any) -> None:
         self._ti = ti
+        self._state_store = state_store
         self._logger = structlog.get_logger("cognitionos")
         self._hook = LLMHook()
 
@@ -52,8 +54,9 @@ class _WorkerEdge:
         return await router.generate(request, on_attempt=on_attempt)
 
     async def write_record(self, record: StepRecord) -> None:
+        # Not into XCom: Airflow deletes a task's XComs when a worker starts its next try.
         await asyncio.to_thread(
-            self._ti.xcom_push, key=record_key(self._ti.try_number), value=record.model_dump_json()
+            self._state_store.set, record_key(self._ti.try_number), record.model_dump_json(), retention=NEVER_EXPIRE
         )
 
     def log(self, level: str, event: str, **fields: object) -> None:

@@ -58,8 +58,6 @@ class _Server(uvicorn.Server):
         # Each connection notes its end before its task does, or uvicorn complains of a missing answer.
         while self.server_state.connections:  # noqa: ASYNC110 (uvicorn signals it by no event)
             await asyncio.sleep(0)
-        for task in list(self.server_state.tasks):
-            task.cancel()
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

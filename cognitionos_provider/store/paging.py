@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Generic, Self, TypeVar
 
 __all__ = ["Cursor", "Page"]
@@ -36,12 +35,12 @@ class Cursor:
         """
         try:
             at, key = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-            moment = datetime.fromisoformat(at)
-        except (binascii.Error, UnicodeDecodeError, TypeError, ValueError) as error:
-            raise ValueError(f"{text!r} is no cursor of this list; use 'next_cursor' of the page before") from error
-        if not isinstance(key, str) or moment.tzinfo is None:
-            raise ValueError(f"{text!r} is no cursor of this list; use 'next_cursor' of the page before")
-        return cls(moment, key)
+            cursor = cls(datetime.fromisoformat(at).astimezone(UTC), key)
+            if cursor.encode() == text.rstrip("=") and "\0" not in key and key.encode():
+                return cursor
+        except (AttributeError, TypeError, ValueError, OverflowError, RecursionError):
+            pass
+        raise ValueError(f"{text[:100]!r} is no cursor of this list; use 'next_cursor' of the page before")
 
 
 @dataclass(frozen=True, slots=True)

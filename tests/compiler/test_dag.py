@@ -6,6 +6,8 @@ import sys
 
 import pytest
 from airflow.sdk import conf
+from airflow.sdk.definitions.param import process_params
+from airflow.sdk.exceptions import ParamValidationError
 from airflow.serialization.serialized_objects import DagSerialization
 
 from cognitionos_provider.compiler.dag import dag_from_json, dag_from_workflow
@@ -88,6 +90,23 @@ def test_the_input_schema_becomes_the_params_of_the_trigger_form():
     assert params["y"] == "__classname__"
     assert params.get_param("x").description == "How many"
     assert params.get_param("x").schema == {"type": ["null", "integer"], "minimum": 1}
+
+
+def test_no_input_schema_makes_a_param_without_a_value_which_would_kill_the_triggerer():
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {}, "c": {"enum": [1]}, "d": True, "e": {"type": "null"}},
+        "required": ["a", "b", "c"],
+    }
+    definition = json.dumps({**json.loads(DEFINITION), "schedule": None, "input_schema": schema})
+    dag = DagSerialization.from_dict(
+        json.loads(json.dumps(DagSerialization.to_dict(dag_from_json(definition, scheduled=True))))
+    )
+    # What the triggerer does before the trigger exists (TriggerRunner.create_triggers), for a run without a conf.
+    assert set(process_params(dag, dag.get_task("a"), None, suppress_exception=False)) == set("abcde")
+    with pytest.raises(ParamValidationError, match="Invalid input for param a"):
+        dag.params.deep_merge({}).validate()
+    dag.params.deep_merge({"a": 1, "b": 2, "c": 1}).validate()
 
 
 def test_worker_mode_is_a_setting_of_the_deployment(monkeypatch):

@@ -116,21 +116,25 @@ def test_tags_name_the_workflow_and_long_ones_are_cut_and_told_apart():
     [
         ({"type": "integer"}, {"type": ["null", "integer"], "default": None}),
         ({"type": ["string", "null"]}, {"type": ["null", "string"], "default": None}),
-        ({"enum": ["a"]}, {"anyOf": [{"type": "null"}, {"enum": ["a"]}], "default": None}),
+        ({"type": "null"}, {"type": ["null"], "default": None}),
+        ({"type": "string", "enum": ["a"]}, {"type": ["null", "string"], "enum": ["a", None], "default": None}),
+        ({"const": 1}, {"anyOf": [{"type": "null"}, {"const": 1}], "default": None}),
         ({"type": "integer", "default": 3}, {"type": "integer", "default": 3}),
         (True, {"default": None}),
+        ({"$ref": "#/$defs/x", "title": "X"}, {"title": "X", "default": None}),
     ],
 )
 def test_an_optional_input_becomes_a_param_that_may_be_left_empty(schema, param):
     spec = compile_workflow(
-        workflow(input_schema={"type": "object", "properties": {"x": schema}}), scheduled=True
+        workflow(input_schema={"type": "object", "properties": {"x": schema}, "$defs": {"x": {}}}), scheduled=True
     )
     assert spec.params == {"x": param}
 
 
-def test_a_required_input_becomes_a_param_without_a_value():
+def test_a_required_input_becomes_a_param_whose_value_airflow_refuses_until_one_is_given():
     schema = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
-    assert compile_workflow(workflow(input_schema=schema), scheduled=True).params == {"x": {"type": "integer"}}
+    spec = compile_workflow(workflow(input_schema=schema), scheduled=True)
+    assert spec.params == {"x": {"type": "integer", "default": None}}
 
 
 def test_an_input_schema_without_properties_makes_no_form():

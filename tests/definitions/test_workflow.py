@@ -278,3 +278,22 @@ def test_a_schema_is_never_fetched_from_anywhere() -> None:
         server.shutdown()
     assert reference in violation.msg
     assert asked == []
+
+
+def test_a_default_must_satisfy_its_own_schema() -> None:
+    schema = {"type": "object", "properties": {"x": {"type": "integer", "default": "one"}}, "required": ["y"]}
+    with pytest.raises(ValidationError) as caught:
+        Workflow.model_validate({**SMALL, "input_schema": schema})
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("input_schema", "properties", "x", "default")
+    assert "'one' is not of type 'integer'" in error["msg"]
+
+
+def test_a_scheduled_workflow_has_a_default_for_each_required_input() -> None:
+    schema = {"type": "object", "properties": {"x": {"default": 1}, "y": {}}, "required": ["x", "y"]}
+    assert Workflow.model_validate({**SMALL, "input_schema": schema})
+    with pytest.raises(ValidationError) as caught:
+        Workflow.model_validate({**SMALL, "input_schema": schema, "schedule": "@daily"})
+    (error,) = caught.value.errors()
+    assert error["loc"] == ("input_schema", "required", 1)
+    assert "Input 'y' is required and has no default" in error["msg"]

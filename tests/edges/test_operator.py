@@ -15,8 +15,10 @@ class TaskInstance(SimpleNamespace):
     def xcom_pull(self, *, task_ids, key):
         return self.xcoms.get((task_ids, key))
 
-    def xcom_push(self, *, key, value):
-        self.xcoms["s", key] = value
+
+class StateStore(dict):
+    def set(self, key, value, *, retention):
+        self[key] = value
 
 
 def execute(step, *others, conf=None, retries=0, xcoms=None):
@@ -27,15 +29,21 @@ def execute(step, *others, conf=None, retries=0, xcoms=None):
     spec = StepSpec.of(workflow, workflow.steps[-1]).canonical_json()
     operator = LLMStepOperator(task_id="s", spec=spec, start_from_trigger=False, retries=retries)
     ti = TaskInstance(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1, xcoms=xcoms or {})
-    context = {"ti": ti, "dag_run": SimpleNamespace(conf=conf), "params": conf or {}}
-    return operator.execute(context), ti
+    store = StateStore()
+    context = {
+        "ti": ti,
+        "dag_run": SimpleNamespace(conf=conf),
+        "params": conf or {},
+        "task_state_store": store,
+    }
+    return operator.execute(context), store
 
 
 def test_the_whole_step_is_done(channel, sim):
     sim.configure({"match": {"contains": "'b'"}, "answer": "hello"})
-    output, ti = execute({"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)})
+    output, store = execute({"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)})
     assert decode_output(output) == "hello"
-    assert StepRecord.model_validate_json(ti.xcoms["s", "cognitionos.record.0001"]).attempts
+    assert StepRecord.model_validate_json(store["cognitionos.record.0001"]).attempts
 
 
 def test_a_false_condition_skips(channel, sim):

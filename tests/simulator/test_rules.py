@@ -239,7 +239,8 @@ def test_a_client_that_leaves_is_on_record_and_billed(sim: SimulatorServer, conn
     stats = sim.wait_for(lambda stats: stats["in_flight"] == 0)
     (made,) = sim.calls()
     assert (made["disconnected"], made["status"]) == (True, 200)
-    assert made["finished"] - made["received"] < 3
+    # The provider works on after its client has left, but not on sending.
+    assert rule.get("latency", 0) * 0.95 < made["finished"] - made["received"] < 3
     assert made["billed"]["output_tokens"] > 0
     assert (stats["disconnected"], stats["billed"]["calls"]) == (1, 1)
 

@@ -1,0 +1,23 @@
+"""Real Airflow processes, the facade and the simulator, on SQLite and on PostgreSQL."""
+
+from contextlib import ExitStack
+
+import pytest
+from integration_client import Client, start_stack
+from services import postgres_url
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def client(request, tmp_path_factory):
+    settings = {}
+    with ExitStack() as stack:
+        if request.param == "postgresql":
+            settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = stack.enter_context(postgres_url())
+        local = stack.enter_context(start_stack(tmp_path_factory.mktemp(request.param), **settings))
+        yield Client(local)
+
+
+@pytest.fixture
+def sim(client):
+    client.rules()
+    yield client
+    client.rules()
