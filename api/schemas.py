@@ -41,8 +41,10 @@ class Deployment(BaseModel):
     error: str | None = Field(default=None, description="Why the DAG could not be built.")
 
 
+DAG_ID = "The id of the DAG in Airflow."
+
+
 class _Stored(BaseModel):
-    dag_id: str = Field(description="The id of the DAG in Airflow.")
     created_at: datetime
     created_by: str | None
     deployment: Deployment
@@ -53,6 +55,7 @@ class WorkflowSummary(_Stored):
 
     workflow_id: str
     version: str
+    dag_id: str = Field(description=DAG_ID)
     name: str
     description: str
     tags: list[str]
@@ -73,8 +76,8 @@ class StoredWorkflow(Workflow, _Stored):
 
     model_config = ConfigDict(extra="ignore")
 
-    # Declared here, too: the definition has a property of this name, which pydantic would take for the default.
-    dag_id: str = Field(description="The id of the DAG in Airflow.")  # type: ignore[assignment]
+    # By its alias: the definition has a property of this name, which pydantic would take for a default.
+    airflow_dag_id: str = Field(alias="dag_id", description=DAG_ID)
     status: str  # type: ignore[assignment]
 
 

@@ -25,6 +25,7 @@ _STEP_STATUS = {
     "queued": "pending",
     "scheduled": "pending",
     "deferred": "running",
+    "awaiting_input": "running",
     "running": "running",
     "restarting": "running",
     "success": "completed",

@@ -10,8 +10,11 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from supervisor import supervisord
+
+from stack.session import kill_session
 
 
 def _follow_starter() -> None:
@@ -23,8 +26,13 @@ def _follow_starter() -> None:
 
 def main() -> None:
     """Run supervisord in the foreground with this configuration."""
+    configuration = Path(sys.argv[1])
+    os.chdir(configuration.parent)  # which its paths are relative to
     threading.Thread(target=_follow_starter, daemon=True).start()
-    supervisord.main(["--nodaemon", "--configuration", sys.argv[1]])
+    try:
+        supervisord.main(["--nodaemon", "--configuration", configuration.name])
+    finally:
+        kill_session(os.getsid(0), spare=os.getpid())
 
 
 if __name__ == "__main__":

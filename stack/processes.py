@@ -7,7 +7,6 @@ import fcntl
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -19,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.errors import StackError
+from stack.session import kill_session
 
-__all__ = ["Program", "Supervisor", "log_tail", "processes_of_session"]
+__all__ = ["Program", "Supervisor", "log_tail"]
 
 Progress = Callable[[str, float], None]
 
@@ -74,8 +73,8 @@ class Supervisor:
             owner = os.pread(lock, 20, 0).decode().strip()
             os.close(lock)
             raise StackError(
-                f"A stack runs on {self.home} already (process {owner}). Stop that one (Ctrl-C where it runs, or "
-                f"'kill {owner}'), or set COGNITIONOS_HOME to another directory for a second stack."
+                f"A stack runs on {self.home} already (process {owner}). Stop that one (Ctrl-C there, "
+                f"or 'kill {owner}'), or set COGNITIONOS_HOME to another directory for a second stack."
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, str(os.getpid()).encode(), 0)
@@ -227,9 +226,11 @@ class Supervisor:
         sections: dict[str, dict[str, object]] = {
             "supervisord": {
                 "silent": "true",
-                "logfile": self.logs / "supervisord.log",
-                "pidfile": self.home / "supervisord.pid",
-                "childlogdir": self.logs,
+                # Relative to the home: supervisord expands the % of some of its options twice, so that no
+                # escaping helps a path that holds one.
+                "logfile": "logs/supervisord.log",
+                "pidfile": "supervisord.pid",
+                "childlogdir": "logs",
             }
             # Without a user, supervisord warns of running as root.
             | ({"user": "root"} if os.getuid() == 0 else {}),
@@ -252,7 +253,7 @@ class Supervisor:
                 "stopasgroup": "true",
                 "killasgroup": "true",
                 "redirect_stderr": "true",
-                "stdout_logfile": self.log(name),
+                "stdout_logfile": f"logs/{name}.log",
                 "stdout_logfile_maxbytes": "10MB",
                 "stdout_logfile_backups": 1,
             }
@@ -280,31 +281,13 @@ def log_tail(path: Path, lines: int = 20) -> str:
         return ""
 
 
-def processes_of_session(session: int) -> list[psutil.Process]:
-    """Return the living processes of a session.
-
-    The session is what holds them together: Airflow's children leave their parents' process groups.
-    """
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
-
-
 def _end_session(leader: subprocess.Popen[bytes], *, patience: float) -> None:
     """SIGTERM to the leader, which ends its children; then SIGKILL to whatever is left of its session."""
     with contextlib.suppress(ProcessLookupError):
         leader.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         leader.wait(patience)
-    # A process that is being killed may still fork: look again until none is left.
-    while left := processes_of_session(leader.pid):
-        for process in left:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
-        psutil.wait_procs(left, timeout=1)
+    kill_session(leader.pid)
     leader.wait()
     if leader.stdin is not None:
         leader.stdin.close()

@@ -45,6 +45,10 @@ class AirflowRows:
             for model in WRITTEN:
                 connection.execute(delete(model.__table__))
 
+    def clear_requests(self):
+        with self.engine.begin() as connection:
+            connection.execute(delete(DagPriorityParsingRequest.__table__))
+
     def add(self, model, **values):
         with self.engine.begin() as connection:
             return connection.execute(insert(model.__table__).values(**values)).inserted_primary_key

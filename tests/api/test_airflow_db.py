@@ -139,6 +139,7 @@ def test_a_run_is_read_with_its_steps_outputs_and_records(session, rows):
     rows.xcom(run, DAG, RUN, "extract", "cognitionosXrecordX0003", "a wildcard would match this")
     # A run of the same id, of another DAG.
     other = rows.run("other.v1.0.0", RUN)
+    rows.task("other.v1.0.0", RUN, "extract", "failed")
     rows.output(other, "other.v1.0.0", RUN, "extract", value="not this")
 
     found = read_run(session, DAG, RUN)
@@ -173,6 +174,7 @@ def test_a_run_that_is_not_there_is_none(session, rows):
 @pytest.mark.parametrize("by_event", [True, False], ids=["by event", "by SetXCom"])
 def test_an_output_comes_back_as_it_was_given_whichever_way_it_was_stored(session, rows, value, by_event):
     run = rows.run(DAG, RUN)
+    rows.task(DAG, RUN, "a", "success")
     rows.output(run, DAG, RUN, "a", value=value, by_event=by_event)
     assert decode_output(read_run(session, DAG, RUN).outputs["a"]) == value
 

@@ -125,9 +125,13 @@ def test_a_run_from_the_trigger_form_has_its_values_and_defaults_as_inputs(sim):
     assert sim.airflow.post(f"/api/v2/dags/{made['dag_id']}/dagRuns", json=wrong).status_code == 400
 
 
-def test_dags_test_does_the_whole_step_in_its_own_process(pipeline):
-    output = pipeline.command("dags", "test", "data-pipeline.v1.0.0", "--conf", '{"x": 1}')
+def test_dags_test_does_every_step_of_a_workflow_file_in_its_own_process(client, tmp_path):
+    # In a database without a scheduler, which would run the steps of the test's run, too.
+    alone = {"AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path}/alone.db"}
+    client.command("db", "migrate", **alone)
+    output = client.command("dags", "test", "ticket-triage.v1.0.0", **alone)
     assert "state=success" in output
+    assert output.count("answered in") == 3
 
 
 def test_conditions_skip_and_for_each_fans_out(sim):

@@ -4,6 +4,7 @@ import socket
 
 import psutil
 import pytest
+
 from stack.errors import StackError
 from stack.local import LocalStack
 from stack.ports import Listener, free_port, require_free

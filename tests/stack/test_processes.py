@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from stack.errors import StackError
-from stack.processes import Program, Supervisor, processes_of_session
+from stack.processes import Program, Supervisor
+from stack.session import processes_of_session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,14 +46,10 @@ def home(tmp_path):
 
 
 def program(home, name, code=OBEDIENT, **options):
-    marker = home / f"{name} up"
-    return Program(
-        name,
-        (sys.executable, "-c", code, str(marker)),
-        lambda since: marker.exists(),
-        stop_seconds=1,
-        **options,
-    )
+    marker, script = home / f"{name} up", home / f"{name}.py"
+    script.write_text(code)
+    command = (sys.executable, str(script), str(marker))
+    return Program(name, command, lambda since: marker.exists(), stop_seconds=1, **options)
 
 
 @pytest.fixture
@@ -190,27 +188,27 @@ def test_supervisord_that_dies_is_told_and_its_programs_are_ended(home, start):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_when_the_starter_dies(home, how):
+    stubborn = program(home, "stubborn", STUBBORN)
     starter = textwrap.dedent(f"""
-        import os, sys, time
-        from pathlib import Path
+        import os, pathlib, time
         from stack.processes import Program, Supervisor
-        command = (sys.executable, "-c", {STUBBORN!r}, {str(home / "up")!r})
-        program = Program("stubborn", command, lambda since: True, stop_seconds=1)
+        program = Program("stubborn", {stubborn.command!r}, lambda since: True, stop_seconds=1)
         supervisor = Supervisor(
-            Path({str(home)!r}), [program], environment=dict(os.environ), directory=Path({str(REPOSITORY)!r})
+            pathlib.Path({str(home)!r}), [program], environment=os.environ, directory=pathlib.Path.cwd()
         )
         supervisor.start()
-        while not os.path.exists({str(home / "up")!r}):
+        while not os.path.exists({stubborn.command[-1]!r}):
             time.sleep(0.05)
         print(os.getsid(supervisor.pid("stubborn")), flush=True)
-        time.sleep(600)
+        time.sleep(60)
     """)
     with subprocess.Popen(
         [sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
     ) as process:
         session = int(process.stdout.readline())
-        assert len(processes_of_session(session)) == 3
+        running = len(processes_of_session(session))
         process.send_signal(how)
+    assert running == 3  # supervisord, the program, and its child
     # The child that left its program's process group has to be found, too.
     until(lambda: processes_of_session(session) == [])
 
@@ -227,7 +225,7 @@ def test_a_command_that_fails_is_told_with_its_output(home):
 
 def test_a_program_of_another_name_is_told_what_there_is(home, start):
     supervisor, _ = start(program(home, "one"))
-    with pytest.raises(StackError, match="no program 'two'. It has one"):
+    with pytest.raises(StackError, match=r"no program 'two'\. It has one"):
         supervisor.pid("two")
 
 

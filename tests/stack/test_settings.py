@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
+from cognitionos_provider.exceptions import ConfigurationError
 from stack.errors import StackError
 from stack.keys import Keys
 from stack.settings import load_settings, settings_from
-
-from cognitionos_provider.exceptions import ConfigurationError
 
 KEYS = Keys(fernet="f-secret", jwt="j-secret", api_secret="a-secret")
 
