@@ -97,9 +97,13 @@ ProbesDep = Annotated[Probes, Depends(get_probes)]
 
 async def _redis_answers(url: str) -> bool:
     from redis.asyncio import Redis
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
 
+    # Without the three tries that are redis-py's default.
+    once = Retry(NoBackoff(), 0)
     async with Redis.from_url(
-        url, socket_timeout=LIMIT_SECONDS, socket_connect_timeout=LIMIT_SECONDS
+        url, socket_timeout=LIMIT_SECONDS, socket_connect_timeout=LIMIT_SECONDS, retry=once
     ) as client:
         return bool(await client.ping())
 

@@ -156,6 +156,9 @@ async def _conflict(request: Request, error: Exception) -> JSONResponse:
 
 
 async def _database_down(request: Request, error: Exception) -> JSONResponse:
+    if "no such " in str(error):
+        # SQLite's way to say that a table or a column is missing.
+        return await _no_tables(request, error)
     # The message of the driver names host and user, and is for the log alone.
     logger.error("The database does not answer", exc_info=error)
     return problem_response(

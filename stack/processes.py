@@ -110,7 +110,7 @@ class Supervisor:
         configuration = self.home / "supervisord.conf"
         configuration.write_text(self._configuration())
         assert self._lock is not None  # noqa: S101 - for mypy
-        with self._fresh_log("supervisord").open("wb") as log:
+        with self._fresh_log("supervisord").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
                 [sys.executable, "-m", "stack.lifeline", str(configuration)],
                 stdin=subprocess.PIPE,

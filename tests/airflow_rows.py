@@ -105,5 +105,3 @@ class AirflowRows:
 
     def parsing_requests(self):
         return sorted(row["relative_fileloc"] for row in self.all(DagPriorityParsingRequest))
-
-

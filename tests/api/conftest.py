@@ -102,7 +102,11 @@ def _restored_logging():
     """Give back the process's logging, which the facade takes over, as it was found."""
     root = logging.getLogger()
     before = root.level, list(root.handlers), logging.getLogger("httpx").level
-    named = {name: item.propagate for name, item in root.manager.loggerDict.items() if isinstance(item, logging.Logger)}
+    named = {
+        name: item.propagate
+        for name, item in root.manager.loggerDict.items()
+        if isinstance(item, logging.Logger)
+    }
     settings, showwarning = structlog.get_config(), warnings.showwarning
     yield
     logging.captureWarnings(False)
@@ -162,7 +166,9 @@ def problem():
         assert answer.status_code == status, answer.text
         assert answer.headers["content-type"] == "application/problem+json"
         body = answer.json()
-        assert set(body) == {"type", "title", "status", "detail", "trace_id"} | ({"errors"} if status == 422 else set())
+        assert set(body) == {"type", "title", "status", "detail", "trace_id"} | (
+            {"errors"} if status == 422 else set()
+        )
         assert body["type"] == "about:blank"
         assert body["status"] == status
         assert body["title"]

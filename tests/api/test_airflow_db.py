@@ -170,7 +170,9 @@ def test_a_run_that_is_not_there_is_none(session, rows):
     assert not has_run(session, "another", RUN)
 
 
-@pytest.mark.parametrize("value", [{"__classname__": "x", "__data__": {}}, "text", "json:1", "", None, [1.5, True]])
+@pytest.mark.parametrize(
+    "value", [{"__classname__": "x", "__data__": {}}, "text", "json:1", "", None, [1.5, True]]
+)
 @pytest.mark.parametrize("by_event", [True, False], ids=["by event", "by SetXCom"])
 def test_an_output_comes_back_as_it_was_given_whichever_way_it_was_stored(session, rows, value, by_event):
     run = rows.run(DAG, RUN)

@@ -22,7 +22,12 @@ def execute(client, post, rows):
 REFUSALS = {
     "400": (400, {"detail": "Param x is wrong"}, 422, "Airflow refused the run: Param x is wrong"),
     "401": (401, {"detail": "Invalid JWT"}, 503, "[api_auth] jwt_secret"),
-    "403": (403, {"detail": "Forbidden"}, 403, "does not let the caller start data-pipeline.v1.0.0: Forbidden"),
+    "403": (
+        403,
+        {"detail": "Forbidden"},
+        403,
+        "does not let the caller start data-pipeline.v1.0.0: Forbidden",
+    ),
     "404": (404, {"detail": "Dag not found"}, 409, "no DAG data-pipeline.v1.0.0 any more: Dag not found"),
     "422": (422, {"detail": [{"loc": ["body"], "msg": "bad"}]}, 422, "'msg': 'bad'"),
     "500": (500, "Internal Server Error", 503, "Airflow answered 500; no run was started"),
@@ -72,7 +77,9 @@ def test_a_lost_answer_is_asked_for_once_more_under_the_same_run_id(execute, air
     assert first["body"] == second["body"]
 
 
-def test_an_execution_whose_start_is_uncertain_is_kept_for_the_run_that_may_come(execute, airflow, rows, problem):
+def test_an_execution_whose_start_is_uncertain_is_kept_for_the_run_that_may_come(
+    execute, airflow, rows, problem
+):
     airflow.answer = None
     answer = execute()
     assert "may or may not have started" in problem(answer, 503)["detail"]
@@ -81,7 +88,9 @@ def test_an_execution_whose_start_is_uncertain_is_kept_for_the_run_that_may_come
     assert row["dag_run_id"] == airflow.seen[0]["body"]["dag_run_id"]
 
 
-@pytest.mark.parametrize("answer", [None, (500, "after the commit"), (504, "of a proxy")], ids=["lost", "500", "504"])
+@pytest.mark.parametrize(
+    "answer", [None, (500, "after the commit"), (504, "of a proxy")], ids=["lost", "500", "504"]
+)
 def test_a_run_that_airflow_made_all_the_same_is_an_execution(client, execute, airflow, rows, answer):
     made = set()
 
@@ -97,7 +106,9 @@ def test_a_run_that_airflow_made_all_the_same_is_an_execution(client, execute, a
     assert client.get(started.headers["location"]).json()["status"] == "running"
 
 
-def test_airflow_that_is_too_slow_is_503_and_its_run_finds_its_execution(client, execute, airflow, rows, problem):
+def test_airflow_that_is_too_slow_is_503_and_its_run_finds_its_execution(
+    client, execute, airflow, rows, problem
+):
     client.app.state.airflow = AirflowClient(airflow.url, timeout=0.2)
     airflow.release.clear()
     assert "ReadTimeout" in problem(execute(), 503)["detail"]

@@ -117,8 +117,12 @@ MATRIX = [
 ]
 
 
-@pytest.mark.parametrize(("role", "author", "read", "execute", "watch"), MATRIX, ids=[row[0] for row in MATRIX])
-def test_each_role_may_do_what_airflow_lets_it(locked, token, rows, airflow, problem, role, author, read, execute, watch):
+@pytest.mark.parametrize(
+    ("role", "author", "read", "execute", "watch"), MATRIX, ids=[row[0] for row in MATRIX]
+)
+def test_each_role_may_do_what_airflow_lets_it(
+    locked, token, rows, airflow, problem, role, author, read, execute, watch
+):
     locked.post(PATH, json=workflow(), headers=token("ADMIN")).raise_for_status()
     rows.dag(DAG)
     run = {"workflow_id": "data-pipeline"}
@@ -160,7 +164,9 @@ def test_drafts_are_for_authors(locked, token, problem):
         assert len(locked.get(PATH, headers=token(role)).json()["workflows"]) == seen
 
 
-def test_without_authentication_everybody_is_the_anonymous_admin_with_a_token_for_airflow(client, rows, airflow):
+def test_without_authentication_everybody_is_the_anonymous_admin_with_a_token_for_airflow(
+    client, rows, airflow
+):
     created = client.post(PATH, json=workflow()).json()
     rows.dag(DAG)
     client.post(f"{PATH}/execute", json={"workflow_id": "data-pipeline"}).raise_for_status()

@@ -102,7 +102,9 @@ def test_a_body_that_is_no_definition_at_all_is_422(client, problem, path, body,
 
 
 @pytest.mark.parametrize("path", [PATH, EXECUTE])
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "é", None])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "é", None]
+)
 def test_a_body_that_does_not_say_that_it_is_json_is_told_how(client, problem, path, kind):
     headers = {} if kind is None else {"Content-Type": kind.encode()}
     found = problem(client.post(path, content=b'{"workflow_id": "w"}', headers=headers), 422)
@@ -198,7 +200,9 @@ def test_a_bad_query_is_422_and_names_the_parameter(client, problem, query, name
     assert [error["loc"] for error in found["errors"]] == [["query", name]]
 
 
-@pytest.mark.parametrize("query", ["q=%ED%A0%80", "tag=%FF", "q=%25_%5C", "q=&tag=", "unknown=1", "q=%F0%9F%9A%80"])
+@pytest.mark.parametrize(
+    "query", ["q=%ED%A0%80", "tag=%FF", "q=%25_%5C", "q=&tag=", "unknown=1", "q=%F0%9F%9A%80"]
+)
 def test_an_odd_query_finds_nothing_and_harms_nothing(client, post, query):
     post(workflow())
     assert client.get(f"{PATH}?{query}").status_code == 200

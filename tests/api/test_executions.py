@@ -29,7 +29,9 @@ def execute(client):
     return execute
 
 
-def test_a_run_is_started_in_airflow_under_an_id_of_ours_with_its_inputs_as_conf(post, execute, rows, airflow):
+def test_a_run_is_started_in_airflow_under_an_id_of_ours_with_its_inputs_as_conf(
+    post, execute, rows, airflow
+):
     post(workflow(budget_usd=0.5), rows)
     answer = execute(inputs={"x": [1, "é"]}, budget_usd=2.5, headers={"X-Request-ID": "my-trace"})
     assert answer.status_code == 202
@@ -50,7 +52,11 @@ def test_a_run_is_started_in_airflow_under_an_id_of_ours_with_its_inputs_as_conf
             },
         },
     }
-    assert (started["status"], started["user_id"], started["trace_id"]) == ("pending", "Anonymous", "my-trace")
+    assert (started["status"], started["user_id"], started["trace_id"]) == (
+        "pending",
+        "Anonymous",
+        "my-trace",
+    )
     assert (started["inputs"], started["dag_id"]) == ({"x": [1, "é"]}, DAG)
     [row] = rows.all(ExecutionRow)
     assert (row["dag_run_id"], float(row["budget_usd"])) == (asked["body"]["dag_run_id"], 0.5)
@@ -68,7 +74,12 @@ def test_a_run_can_lower_the_budget_and_needs_none(post, execute, rows, airflow)
 
 @pytest.mark.parametrize("asked", [{}, {"workflow_version": "latest"}], ids=["without", "by name"])
 def test_the_latest_version_is_run(post, execute, rows, asked):
-    for version, status in (("1.0.0", "active"), ("1.10.0", "active"), ("1.9.0", "active"), ("2.0.0", "draft")):
+    for version, status in (
+        ("1.0.0", "active"),
+        ("1.10.0", "active"),
+        ("1.9.0", "active"),
+        ("2.0.0", "draft"),
+    ):
         post(workflow(version=version, status=status), rows)
     assert execute(**asked).json()["workflow_version"] == "1.10.0"
 
@@ -94,7 +105,11 @@ def test_a_version_that_is_not_active_is_a_conflict(post, execute, rows, problem
 
 
 def test_inputs_against_the_schema_are_422_and_start_nothing(post, execute, rows, airflow, problem):
-    schema = {"type": "object", "required": ["x"], "properties": {"x": {"type": "integer"}, "y": {"maxLength": 1}}}
+    schema = {
+        "type": "object",
+        "required": ["x"],
+        "properties": {"x": {"type": "integer"}, "y": {"maxLength": 1}},
+    }
     post(workflow(input_schema=schema), rows)
     found = problem(execute(inputs={"x": "one", "y": "ab"}), 422)["errors"]
     assert [error["loc"] for error in found] == [["body", "inputs", "x"], ["body", "inputs", "y"]]
@@ -114,7 +129,13 @@ def finished(rows, execution, steps=2):
     run = rows.run(execution["dag_id"], execution["dag_run_id"], "success", end_date=NOON)
     where = run, execution["dag_id"], execution["dag_run_id"]
     calls = [
-        Attempt(provider="openai", model="gpt-4", outcome="error", http_status=500, error_class="InternalServerError"),
+        Attempt(
+            provider="openai",
+            model="gpt-4",
+            outcome="error",
+            http_status=500,
+            error_class="InternalServerError",
+        ),
         Attempt(provider="anthropic", model="claude", outcome="ok", cost_usd="0.5", latency_ms=12),
     ]
     for number in range(steps):
@@ -135,7 +156,12 @@ def test_an_execution_tells_how_its_run_went(client, post, execute, rows):
     assert shown["started_at"] == shown["completed_at"] == "2026-01-01T12:00:00Z"
     assert (shown["cost_usd"], shown["unpriced_calls"], shown["inputs"]) == (1.0, 0, {"x": 1})
     step = shown["steps"][0]
-    assert (step["status"], step["provider"], step["model"], step["cost_usd"]) == ("completed", "anthropic", "claude", 0.5)
+    assert (step["status"], step["provider"], step["model"], step["cost_usd"]) == (
+        "completed",
+        "anthropic",
+        "claude",
+        0.5,
+    )
     assert [call["outcome"] for call in step["attempts"]] == ["error", "ok"]
     assert step["attempts"][0]["http_status"] == 500
     document = client.get("/openapi.json").json()

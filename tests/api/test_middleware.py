@@ -67,7 +67,9 @@ def test_without_a_fit_id_one_is_made(client, headers):
     assert all(re.fullmatch("[0-9a-f]{32}", trace_id) for trace_id in made)
 
 
-def test_an_error_nobody_expected_is_a_problem_without_a_word_of_it_and_a_line_in_the_log(client, lines, post, problem):
+def test_an_error_nobody_expected_is_a_problem_without_a_word_of_it_and_a_line_in_the_log(
+    client, lines, post, problem
+):
     post(workflow())
     with session_factory().begin() as session:
         session.execute(text("UPDATE cognitionos_workflow SET definition = '{\"secret\": 1}'"))
@@ -142,7 +144,9 @@ def test_a_length_that_is_no_number_is_the_servers_to_refuse(rows, length):
 
 
 def test_large_answers_are_compressed_for_those_who_ask(client):
-    assert client.get("/openapi.json", headers={"Accept-Encoding": "gzip"}).headers["content-encoding"] == "gzip"
+    assert (
+        client.get("/openapi.json", headers={"Accept-Encoding": "gzip"}).headers["content-encoding"] == "gzip"
+    )
     plain = client.get("/openapi.json", headers={"Accept-Encoding": "identity"})
     assert "content-encoding" not in plain.headers
 

@@ -16,7 +16,9 @@ JSON = {"Content-Type": "application/json"}
 # Surrogates, NULs, NaN and huge numbers among them.
 texts = st.text(st.characters(), max_size=8)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | texts
-values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+)
 ids = st.sampled_from(["a", "b", "c", "{{ inputs.x }}"]) | texts
 steps = st.fixed_dictionaries(
     {"step_id": st.sampled_from("abc") | values},
@@ -29,7 +31,8 @@ steps = st.fixed_dictionaries(
         "condition": st.sampled_from(["inputs.x", "steps.a.output", "{{ 1 }}"]) | values,
         "for_each": st.sampled_from(["inputs.x", "1 +"]) | values,
         "llm": st.dictionaries(st.sampled_from(["models", "prompt", "temperature"]), values) | values,
-        "output_schema": st.dictionaries(st.sampled_from(["type", "$ref", "properties", "pattern"]), values) | values,
+        "output_schema": st.dictionaries(st.sampled_from(["type", "$ref", "properties", "pattern"]), values)
+        | values,
     },
 )
 definitions = st.fixed_dictionaries(
@@ -48,7 +51,8 @@ definitions = st.fixed_dictionaries(
         "budget_usd": st.floats() | values,
         "timezone": st.just("UTC") | values,
         "max_active_runs": st.integers() | values,
-        "input_schema": st.fixed_dictionaries({"type": st.just("object")}, optional={"required": values}) | values,
+        "input_schema": st.fixed_dictionaries({"type": st.just("object")}, optional={"required": values})
+        | values,
     },
 )
 runs = st.fixed_dictionaries(

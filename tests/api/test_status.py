@@ -31,11 +31,19 @@ ROW = ExecutionRow(
 
 
 def workflow(*steps, **fields):
-    body = {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": steps or [{"step_id": "a"}], **fields}
+    body = {
+        "workflow_id": "w",
+        "version": "1.0.0",
+        "name": "W",
+        "steps": steps or [{"step_id": "a"}],
+        **fields,
+    }
     return Workflow.model_validate(body)
 
 
-CHAIN = workflow({"step_id": "a"}, {"step_id": "b", "depends_on": ["a"]}, {"step_id": "c", "depends_on": ["b"]})
+CHAIN = workflow(
+    {"step_id": "a"}, {"step_id": "b", "depends_on": ["a"]}, {"step_id": "c", "depends_on": ["b"]}
+)
 
 
 def run(state="running", outputs=None, records=None, **tasks):
@@ -87,14 +95,18 @@ STEP_STATES = {
 }
 
 
-@pytest.mark.parametrize("state", [*(state.value for state in TaskInstanceState), None, "a state of a later Airflow"])
+@pytest.mark.parametrize(
+    "state", [*(state.value for state in TaskInstanceState), None, "a state of a later Airflow"]
+)
 def test_each_state_of_a_task_has_its_status(state):
     [step] = show_execution(ROW, workflow(), run(a=state)).steps
     assert step.status == STEP_STATES[state]
 
 
 def test_a_step_has_ended_when_its_task_has():
-    ended = {state: show_execution(ROW, workflow(), run(a=state)).steps[0].completed_at for state in STEP_STATES}
+    ended = {
+        state: show_execution(ROW, workflow(), run(a=state)).steps[0].completed_at for state in STEP_STATES
+    }
     assert {STEP_STATES[state] for state, at in ended.items() if at} == {"completed", "failed", "skipped"}
 
 
@@ -104,7 +116,9 @@ def test_a_task_that_is_missing_is_pending():
 
 
 def test_outputs_are_those_of_the_steps_that_nothing_depends_on_and_that_completed():
-    diamond = workflow({"step_id": "a"}, {"step_id": "b", "depends_on": ["a"]}, {"step_id": "c", "depends_on": ["a"]})
+    diamond = workflow(
+        {"step_id": "a"}, {"step_id": "b", "depends_on": ["a"]}, {"step_id": "c", "depends_on": ["a"]}
+    )
     outputs = {name: encode_output({"of": name}) for name in "abc"}
     shown = show_execution(ROW, diamond, run(outputs=outputs, a="success", b="success", c="running"))
     assert shown.outputs == {"b": {"of": "b"}}
@@ -113,15 +127,25 @@ def test_outputs_are_those_of_the_steps_that_nothing_depends_on_and_that_complet
 
 def test_cost_and_usage_are_summed_over_all_calls_of_all_tries_also_of_those_that_failed():
     records = {
-        "a": [record(call("error", cost="0.1", tokens=0), error="first"), record(call(cost="0.2", provider="anthropic"))],
-        "b": [record(call(cost=None), call("error", cost=None, tokens=0), call("skipped", cost=None, tokens=0))],
+        "a": [
+            record(call("error", cost="0.1", tokens=0), error="first"),
+            record(call(cost="0.2", provider="anthropic")),
+        ],
+        "b": [
+            record(call(cost=None), call("error", cost=None, tokens=0), call("skipped", cost=None, tokens=0))
+        ],
     }
     shown = show_execution(ROW, CHAIN, run(records=records, a="success", b="success"))
     assert shown.cost_usd == 0.3
     assert shown.unpriced_calls == 1
     assert shown.usage == Usage(prompt_tokens=20, completion_tokens=2, total_tokens=22)
     first, second, third = shown.steps
-    assert (first.cost_usd, first.usage.total_tokens, first.provider, len(first.attempts)) == (0.3, 11, "anthropic", 2)
+    assert (first.cost_usd, first.usage.total_tokens, first.provider, len(first.attempts)) == (
+        0.3,
+        11,
+        "anthropic",
+        2,
+    )
     assert (second.cost_usd, second.usage.total_tokens, second.provider) == (None, 11, "openai")
     assert (third.cost_usd, third.usage, third.provider, third.attempts) == (None, None, None, [])
 
@@ -132,7 +156,9 @@ def test_without_a_call_a_run_cost_nothing():
 
 
 def test_a_step_that_waits_for_its_next_try_tells_why():
-    [step] = show_execution(ROW, workflow(), run(records={"a": [record(error="503 from openai")]}, a="up_for_retry")).steps
+    [step] = show_execution(
+        ROW, workflow(), run(records={"a": [record(error="503 from openai")]}, a="up_for_retry")
+    ).steps
     assert (step.status, step.error, step.completed_at) == ("retrying", "503 from openai", None)
 
 
@@ -147,7 +173,11 @@ def test_the_steps_that_were_not_run_name_the_one_that_failed():
     shown = show_execution(
         ROW, CHAIN, run("failed", records=records, a="failed", b="upstream_failed", c="upstream_failed")
     )
-    assert [step.error for step in shown.steps] == ["boom", "Not run: step 'a' failed", "Not run: step 'b' was skipped"]
+    assert [step.error for step in shown.steps] == [
+        "boom",
+        "Not run: step 'a' failed",
+        "Not run: step 'b' was skipped",
+    ]
     assert shown.error == "Step 'a' failed: boom"
 
 
@@ -194,7 +224,14 @@ def deep(levels):
     return value
 
 
-BAD_OUTPUTS = [float("nan"), {"a": [float("-inf")]}, "json:no json", '"json:no json', "json:" + "[" * 5000, deep(2000)]
+BAD_OUTPUTS = [
+    float("nan"),
+    {"a": [float("-inf")]},
+    "json:no json",
+    '"json:no json',
+    "json:" + "[" * 5000,
+    deep(2000),
+]
 
 
 @pytest.mark.parametrize("stored", BAD_OUTPUTS, ids=range(len(BAD_OUTPUTS)))

@@ -87,7 +87,9 @@ def test_what_the_rules_allow_is_stored_and_shown_as_the_documentation_says(clie
     schema = {"$ref": "#/components/schemas/StoredWorkflow", "components": document["components"]}
     jsonschema.Draft202012Validator(schema).validate(answer.json())
     shown = client.get(answer.headers["location"]).json()
-    assert {name: shown[name] for name in body if name != "steps"} == {k: body[k] for k in body if k != "steps"}
+    assert {name: shown[name] for name in body if name != "steps"} == {
+        k: body[k] for k in body if k != "steps"
+    }
 
 
 def test_operators_are_not_taken_from_callers(client, rows, problem):
@@ -98,7 +100,12 @@ def test_operators_are_not_taken_from_callers(client, rows, problem):
 
 
 def test_latest_is_the_highest_active_version(client):
-    for version, status in (("1.9.0", "active"), ("1.10.0", "active"), ("2.0.0", "draft"), ("1.2.0", "active")):
+    for version, status in (
+        ("1.9.0", "active"),
+        ("1.10.0", "active"),
+        ("2.0.0", "draft"),
+        ("1.2.0", "active"),
+    ):
         client.post(PATH, json=workflow(version=version, status=status))
     assert client.get(f"{PATH}/data-pipeline/latest").json()["version"] == "1.10.0"
 
@@ -160,7 +167,13 @@ def test_pages_hold_every_workflow_once_though_more_are_added(client, post):
     third = client.get(PATH, params={"limit": 2, "cursor": second["next_cursor"]}).json()
     assert third["next_cursor"] is None
     pages = [first, second, third]
-    assert [item["workflow_id"] for page in pages for item in page["workflows"]] == ["w4", "w3", "w2", "w1", "w0"]
+    assert [item["workflow_id"] for page in pages for item in page["workflows"]] == [
+        "w4",
+        "w3",
+        "w2",
+        "w1",
+        "w0",
+    ]
 
 
 def test_what_is_stored_is_what_was_posted(client, post, session):

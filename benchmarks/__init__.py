@@ -1,0 +1,1 @@
+"""Measurements, made by commands that anybody can repeat."""
