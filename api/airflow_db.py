@@ -266,8 +266,8 @@ def read_run(session: Session, dag_id: str, run_id: str) -> Run | None:
         )
         .order_by(_task_state_store.c.key)
     )
-    for row in kept_by_workers:
-        records.setdefault(row.task_id, []).append(_loads(row.value))
+    for kept in kept_by_workers:
+        records.setdefault(kept.task_id, []).append(_loads(kept.value))
     return Run(
         state=run.state,
         start_date=run.start_date,

@@ -78,7 +78,9 @@ def _seconds(begin: str, end: str) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--database", help="SQLAlchemy URL of an empty PostgreSQL database; default: SQLite")
     arguments = parser.parse_args()
     environment: dict[str, str] = {

@@ -35,7 +35,9 @@ class WorkflowBundle(BaseDagBundle):
 
     supports_versioning = False
 
-    def __init__(self, *, refresh_interval: int = 30, session_factory: SessionFactory | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, refresh_interval: int = 30, session_factory: SessionFactory | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(refresh_interval=refresh_interval, **kwargs)
         self._session_factory = session_factory or _airflow_session
         self._markers: dict[str, str] | None = None
@@ -59,7 +61,9 @@ class WorkflowBundle(BaseDagBundle):
             wanted = {dag_file_name(found.dag_id): found for found in deployments(session)}
             if self._markers is None:
                 self._markers = _read_markers(self.path)
-            stale = {name: found for name, found in wanted.items() if self._markers.get(name) != _marker(found)}
+            stale = {
+                name: found for name, found in wanted.items() if self._markers.get(name) != _marker(found)
+            }
             definitions = load_definitions(session, [found.dag_id for found in stale.values()])
             for name, found in stale.items():
                 text = definitions[found.dag_id]
@@ -71,7 +75,9 @@ class WorkflowBundle(BaseDagBundle):
                 (self.path / name).unlink(missing_ok=True)
                 del self._markers[name]
         if stale or gone:
-            log.info("workflows written as DAG files", written=len(stale), removed=len(gone), total=len(wanted))
+            log.info(
+                "workflows written as DAG files", written=len(stale), removed=len(gone), total=len(wanted)
+            )
 
 
 def _airflow_session() -> AbstractContextManager[Session]:

@@ -57,7 +57,9 @@ class DefinitionError(CognitionOSError, ValueError):
 
     def __init__(self, errors: Sequence[tuple[tuple[str | int, ...], str]]) -> None:
         self.errors = list(errors)
-        super().__init__("; ".join(f"{'.'.join(map(str, loc))}: {msg}" if loc else msg for loc, msg in errors))
+        super().__init__(
+            "; ".join(f"{'.'.join(map(str, loc))}: {msg}" if loc else msg for loc, msg in errors)
+        )
 
 
 class TemplateError(CognitionOSError, ValueError):
@@ -85,7 +87,9 @@ class LLMError(CognitionOSError):
 
     can_retry = False
 
-    def __init__(self, message: str, attempts: Sequence[Attempt] = (), *, can_retry: bool | None = None) -> None:
+    def __init__(
+        self, message: str, attempts: Sequence[Attempt] = (), *, can_retry: bool | None = None
+    ) -> None:
         super().__init__(message)
         self.attempts: list[Attempt] = list(attempts)
         if can_retry is not None:

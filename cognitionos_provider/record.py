@@ -18,7 +18,15 @@ from pydantic import BaseModel, JsonValue
 
 from cognitionos_provider.llm.request import Attempt
 
-__all__ = ["OUTPUT_KEY", "RECORD_KEY_PREFIX", "StepRecord", "clean", "decode_output", "encode_output", "record_key"]
+__all__ = [
+    "OUTPUT_KEY",
+    "RECORD_KEY_PREFIX",
+    "StepRecord",
+    "clean",
+    "decode_output",
+    "encode_output",
+    "record_key",
+]
 
 OUTPUT_KEY = "return_value"
 """The XCom of the output is the one that Airflow shows as the task's return value."""

@@ -216,7 +216,9 @@ class _StepRun:
             messages = [
                 *messages,
                 Message(role="assistant", content=response.content),
-                Message(role="user", content=f"That does not satisfy the JSON Schema: {problem}. Answer again."),
+                Message(
+                    role="user", content=f"That does not satisfy the JSON Schema: {problem}. Answer again."
+                ),
             ]
         raise LLMError(f"Step {self.step.step_id!r}: the answer breaks output_schema: {problem}")
 
@@ -253,7 +255,8 @@ class _StepRun:
             if self.run.given:
                 parts.append(f"Inputs of the run:\n{_text(self.run.given)}")
             parts += [
-                f"Output of step {step_id!r}:\n{_text(self.outputs[step_id])}" for step_id in self.step.depends_on
+                f"Output of step {step_id!r}:\n{_text(self.outputs[step_id])}"
+                for step_id in self.step.depends_on
             ]
         return [
             Message(role="system", content=clean(_text(system))),
@@ -316,7 +319,11 @@ class _Recorder:
 
     def last_failure(self) -> str:
         failed = [attempt for attempt in self._record.attempts if attempt.outcome == "error"]
-        return f"; the last call failed: {failed[-1].provider}:{failed[-1].model}: {failed[-1].message}" if failed else ""
+        return (
+            f"; the last call failed: {failed[-1].provider}:{failed[-1].model}: {failed[-1].message}"
+            if failed
+            else ""
+        )
 
     async def _write(self) -> None:
         while self._dirty:

@@ -16,7 +16,12 @@ class CognitionOSPlugin(AirflowPlugin):
 
     name = "cognitionos"
     external_views: ClassVar[list[dict[str, str]]] = [
-        {"name": "CognitionOS API", "href": f"{url.rstrip('/')}/docs", "destination": "nav", "category": "docs"}
+        {
+            "name": "CognitionOS API",
+            "href": f"{url.rstrip('/')}/docs",
+            "destination": "nav",
+            "category": "docs",
+        }
         for url in [conf.get("cognitionos", "facade_url", fallback="")]
         if url
     ]

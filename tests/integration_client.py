@@ -8,6 +8,7 @@ import sys
 import time
 
 import httpx
+
 from stack.local import LocalStack
 from stack.settings import load_settings
 
@@ -62,7 +63,9 @@ class Client:
             found = read()
             if good(found):
                 return found
-            assert time.monotonic() < deadline, f"waited {timeout} s in vain; last seen: {json.dumps(found)[:3000]}"
+            assert time.monotonic() < deadline, (
+                f"waited {timeout} s in vain; last seen: {json.dumps(found)[:3000]}"
+            )
             time.sleep(0.1)
 
     def rules(self, *rules):
@@ -100,7 +103,11 @@ class Client:
 
 def start_stack(home, **settings):
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "LLM_", "API_"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("AIRFLOW", "LLM_", "API_"))
+        },
         "COGNITIONOS_HOME": str(home),
         "API_PORT": str(free_port()),
         "AIRFLOW_PORT": str(free_port()),

@@ -131,13 +131,16 @@ async def test_a_failed_item_fails_the_step_after_all_have_run_or_is_kept(sim, r
     assert outcome.state == "failed"
     assert "1 of 3 items failed; item 1" in outcome.error
     assert len(sim.calls()) == 3
-    kept = await run_step(spec_of({**step, "on_item_error": "keep"}), run_of(list=["a", "b", "c"]), Edge(router))
+    kept = await run_step(
+        spec_of({**step, "on_item_error": "keep"}), run_of(list=["a", "b", "c"]), Edge(router)
+    )
     assert kept.state == "success"
     assert "no b" in kept.output[1]["error"]
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("text", "gives str, and a list is needed"), ([1, 2, 3], "3 items, and max_items is 2")]
+    ("value", "message"),
+    [("text", "gives str, and a list is needed"), ([1, 2, 3], "3 items, and max_items is 2")],
 )
 async def test_for_each_over_something_else_or_too_much_fails(sim, router, value, message):
     spec = spec_of({"for_each": "inputs.list", "max_items": 2})
@@ -174,7 +177,9 @@ def test_an_answer_is_read_as_json_with_or_without_a_fence():
 
 
 async def test_both_providers_down_fails_the_step_with_each_ones_last_failure(sim, router):
-    sim.configure({"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529})
+    sim.configure(
+        {"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529}
+    )
     edge = Edge(router)
     outcome = await run_step(spec_of({"retry": {"max_attempts": 2, "backoff_seconds": 0}}), run_of(), edge)
     assert outcome.state == "failed"
@@ -189,7 +194,9 @@ async def test_both_providers_down_fails_the_step_with_each_ones_last_failure(si
 
 async def test_a_bad_request_is_sent_once_whatever_max_attempts_says(sim, router):
     sim.configure({"status": 400, "message": "bad"})
-    outcome = await run_step(spec_of({"retry": {"max_attempts": 20, "backoff_seconds": 0}}), run_of(), Edge(router))
+    outcome = await run_step(
+        spec_of({"retry": {"max_attempts": 20, "backoff_seconds": 0}}), run_of(), Edge(router)
+    )
     assert outcome.state == "failed"
     assert not outcome.can_retry
     assert len(sim.calls()) == 1

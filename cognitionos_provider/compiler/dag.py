@@ -7,13 +7,13 @@ from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, Param, conf
 
-from cognitionos_provider.compiler.spec import DagSpec, compile_workflow
+from cognitionos_provider.compiler.spec import DagSpec, ExecutionMode, compile_workflow
 from cognitionos_provider.definitions import Workflow
 from cognitionos_provider.exceptions import ConfigurationError
 
 __all__ = ["build_dag", "dag_from_json", "dag_from_workflow"]
 
-EXECUTION_MODES = ("triggerer", "worker")
+EXECUTION_MODES: tuple[ExecutionMode, ...] = ("triggerer", "worker")
 
 
 def dag_from_json(definition: str, *, scheduled: bool) -> DAG:
@@ -30,15 +30,14 @@ def dag_from_workflow(workflow: Workflow, *, scheduled: bool = True) -> DAG:
 
     :raises ConfigurationError: ``execution_mode`` is none that we know.
     """
-    mode = conf.get("cognitionos", "execution_mode", fallback="triggerer")
-    if mode not in EXECUTION_MODES:
+    asked = conf.get("cognitionos", "execution_mode", fallback="triggerer")
+    mode = next((known for known in EXECUTION_MODES if known == asked), None)
+    if mode is None:
         raise ConfigurationError(
-            f"[cognitionos] execution_mode is {mode!r}; it must be one of {', '.join(EXECUTION_MODES)}"
+            f"[cognitionos] execution_mode is {asked!r}; it must be one of {', '.join(EXECUTION_MODES)}"
         )
     queue = conf.get("cognitionos", "agents_queue", fallback="agents")
-    return build_dag(
-        compile_workflow(workflow, scheduled=scheduled, execution_mode=mode, agents_queue=queue)
-    )
+    return build_dag(compile_workflow(workflow, scheduled=scheduled, execution_mode=mode, agents_queue=queue))
 
 
 def build_dag(spec: DagSpec) -> DAG:

@@ -31,7 +31,12 @@ def dags_from_folder(folder: Path, namespace: dict[str, Any]) -> None:
             workflow = load_workflow_file(path)
             if other := seen.get(workflow.dag_id):
                 raise DefinitionError(
-                    [(("workflow_id",), f"{workflow.workflow_id} {workflow.version} is defined in {other}, too")]
+                    [
+                        (
+                            ("workflow_id",),
+                            f"{workflow.workflow_id} {workflow.version} is defined in {other}, too",
+                        )
+                    ]
                 )
             dag = dag_from_workflow(workflow)
             seen[workflow.dag_id] = name
@@ -47,7 +52,7 @@ def load_workflow_file(path: Path) -> Workflow:
     """
     text = path.read_text(encoding="utf-8")
     try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.CSafeLoader)  # noqa: S506
+        data = json.loads(text) if path.suffix == ".json" else yaml.load(text, Loader=yaml.CSafeLoader)
     except (ValueError, yaml.YAMLError) as error:
         raise DefinitionError([((), f"{path.name} can't be read: {error}")]) from error
     try:

@@ -14,7 +14,7 @@ from cognitionos_provider.definitions import Step, Workflow, execution_order
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.step import StepSpec
 
-__all__ = ["LLM_STEP_OPERATOR", "DagSpec", "TaskSpec", "compile_workflow"]
+__all__ = ["LLM_STEP_OPERATOR", "DagSpec", "ExecutionMode", "TaskSpec", "compile_workflow"]
 
 LLM_STEP_OPERATOR = "cognitionos_provider.operators.llm.LLMStepOperator"
 
@@ -71,9 +71,7 @@ def compile_workflow(
         dag_id=workflow.dag_id,
         arguments=_dag_arguments(workflow, scheduled),
         params=_params(workflow.input_schema),
-        tasks=tuple(
-            _llm_task(workflow, steps[step_id], execution_mode, agents_queue) for step_id in order
-        ),
+        tasks=tuple(_llm_task(workflow, steps[step_id], execution_mode, agents_queue) for step_id in order),
     )
 
 
@@ -92,7 +90,9 @@ def _dag_arguments(workflow: Workflow, scheduled: bool) -> dict[str, Any]:
         "max_active_tasks": 10_000,
         "max_consecutive_failed_dag_runs": 0,
         "dagrun_timeout": timedelta(seconds=workflow.timeout_seconds) if workflow.timeout_seconds else None,
-        "tags": sorted({airflow_tag(tag) for tag in ("cognitionos", f"workflow:{workflow.workflow_id}", *workflow.tags)}),
+        "tags": sorted(
+            {airflow_tag(tag) for tag in ("cognitionos", f"workflow:{workflow.workflow_id}", *workflow.tags)}
+        ),
         "render_template_as_native_obj": False,
         "fail_fast": False,
     }
@@ -171,4 +171,3 @@ def _llm_task(workflow: Workflow, step: Step, mode: ExecutionMode, agents_queue:
             "execution_timeout": deadline + WORKER_MARGIN,
         }
     return TaskSpec(step.step_id, LLM_STEP_OPERATOR, arguments, tuple(step.depends_on))
-

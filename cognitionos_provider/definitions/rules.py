@@ -92,10 +92,14 @@ def _input_violations(workflow: Workflow) -> list[Violation]:
     if schema is None or not isinstance(properties, dict):
         return []
     defaults = {
-        name: value["default"] for name, value in properties.items() if isinstance(value, dict) and "default" in value
+        name: value["default"]
+        for name, value in properties.items()
+        if isinstance(value, dict) and "default" in value
     }
     violations = [
-        Violation(("input_schema", "properties", item.loc[0], "default"), f"The default is not valid: {item.msg}")
+        Violation(
+            ("input_schema", "properties", item.loc[0], "default"), f"The default is not valid: {item.msg}"
+        )
         for item in value_violations({**schema, "required": []}, defaults)
         if item.loc
     ]

@@ -1,0 +1,1 @@
+"""Hooks: where operators and triggers get their LLM router from."""

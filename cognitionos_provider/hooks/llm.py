@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowNotFoundException
+from pydantic import SecretStr
 
 from cognitionos_provider.config import get_config
 from cognitionos_provider.llm import LLMRouter, create_llm_router
@@ -63,8 +64,8 @@ class LLMHook(BaseHook):
     hook_name = "CognitionOS LLM"
 
     # One router for all steps of a process and event loop: its pooled connections are what makes many calls cheap.
-    _routers: dict[tuple[int, _Settings], LLMRouter] = {}
-    _read: dict[str, tuple[float, _Settings]] = {}
+    _routers: ClassVar[dict[tuple[int, _Settings], LLMRouter]] = {}
+    _read: ClassVar[dict[str, tuple[float, _Settings]]] = {}
 
     def __init__(self, llm_conn_id: str | None = None) -> None:
         super().__init__()
@@ -113,14 +114,16 @@ class LLMHook(BaseHook):
 
 def _settings(extra: dict[str, Any]) -> _Settings:
     llm = get_config().llm
-    openai_key = llm.openai_api_key and llm.openai_api_key.get_secret_value()
-    anthropic_key = llm.anthropic_api_key and llm.anthropic_api_key.get_secret_value()
     return _Settings(
-        openai_api_key=extra.get("openai_api_key") or openai_key,
-        anthropic_api_key=extra.get("anthropic_api_key") or anthropic_key,
+        openai_api_key=extra.get("openai_api_key") or _secret(llm.openai_api_key),
+        anthropic_api_key=extra.get("anthropic_api_key") or _secret(llm.anthropic_api_key),
         openai_base_url=extra.get("openai_base_url") or llm.openai_base_url,
         anthropic_base_url=extra.get("anthropic_base_url") or llm.anthropic_base_url,
         default_models=tuple(llm.default_models),
         timeout_seconds=llm.timeout,
         tries_per_model=llm.max_retries,
     )
+
+
+def _secret(key: SecretStr | None) -> str | None:
+    return None if key is None else key.get_secret_value()

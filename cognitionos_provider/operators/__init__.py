@@ -1,0 +1,1 @@
+"""Operators: one LLM step as an Airflow task."""

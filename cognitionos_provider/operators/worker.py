@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from airflow.sdk import NEVER_EXPIRE
+from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 __all__ = ["run_on_worker"]
+
+log = structlog.get_logger("cognitionos")
 
 
 async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> Outcome:
@@ -43,7 +45,6 @@ class _WorkerEdge:
     def __init__(self, ti: Any, state_store: Any) -> None:
         self._ti = ti
         self._state_store = state_store
-        self._logger = structlog.get_logger("cognitionos")
         self._hook = LLMHook()
 
     async def output_of(self, step_id: str) -> JsonValue:
@@ -56,11 +57,14 @@ class _WorkerEdge:
     async def write_record(self, record: StepRecord) -> None:
         # Not into XCom: Airflow deletes a task's XComs when a worker starts its next try.
         await asyncio.to_thread(
-            self._state_store.set, record_key(self._ti.try_number), record.model_dump_json(), retention=NEVER_EXPIRE
+            self._state_store.set,
+            record_key(self._ti.try_number),
+            record.model_dump_json(),
+            retention=NEVER_EXPIRE,
         )
 
     def log(self, level: str, event: str, **fields: object) -> None:
-        getattr(self._logger, level)(event, **fields)
+        getattr(log, level)(event, **fields)
 
     async def close(self) -> None:
         await self._hook.aclose()

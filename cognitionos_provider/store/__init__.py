@@ -1,0 +1,1 @@
+"""What this package keeps in Airflow's metadata database, and how it is asked for it."""

@@ -37,7 +37,7 @@ DEPLOYED_STATUSES = ("active", "deprecated")
 """A version with one of these has a DAG. A deprecated one keeps it, so that its running executions go on."""
 
 
-_T = TypeVar("_T", bound=tuple[Any, ...])
+_Selected = TypeVar("_Selected", bound=Select[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def newest_active(session: Session, workflow_id: str) -> WorkflowRow | None:
     return session.scalars(query.where(WorkflowRow.status == "active").limit(1)).first()
 
 
-def _newest_first(query: Select[_T]) -> Select[_T]:
+def _newest_first(query: _Selected) -> _Selected:
     return query.order_by(WorkflowRow.major.desc(), WorkflowRow.minor.desc(), WorkflowRow.patch.desc())
 
 

@@ -1,0 +1,1 @@
+"""Triggers: one LLM step, run in the triggerer."""

@@ -7,7 +7,13 @@ from typing import Any
 
 import structlog
 from airflow.sdk.execution_time.xcom import XCom
-from airflow.triggers.base import BaseTrigger, TaskFailedEvent, TaskSkippedEvent, TaskSuccessEvent, TriggerEvent
+from airflow.triggers.base import (
+    BaseTrigger,
+    TaskFailedEvent,
+    TaskSkippedEvent,
+    TaskSuccessEvent,
+    TriggerEvent,
+)
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
@@ -19,6 +25,9 @@ from cognitionos_provider.step import StepSpec, run_step
 
 __all__ = ["LLMStepTrigger"]
 
+# Airflow writes what is logged in a trigger's context into its task's log.
+log = structlog.get_logger("cognitionos")
+
 
 class LLMStepTrigger(BaseTrigger):
     """Runs one LLM step.
@@ -28,7 +37,7 @@ class LLMStepTrigger(BaseTrigger):
     """
 
     def __init__(self, spec: str) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.spec = spec
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -39,10 +48,9 @@ class LLMStepTrigger(BaseTrigger):
         """Run the step; the one event ends the task. Nothing may be raised: that would cost a worker."""
         try:
             event = await self._run()
-        except Exception as error:
-            self._log().exception("the step could not be run")
+        except Exception:
+            log.exception("the step could not be run")
             event = TaskFailedEvent()
-            del error
         yield event
 
     async def _run(self) -> TriggerEvent:
@@ -52,23 +60,18 @@ class LLMStepTrigger(BaseTrigger):
         run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
         set_trace_id(run.trace_id)
         structlog.contextvars.bind_contextvars(execution_id=run.execution_id)
-        outcome = await run_step(spec, run, _TriggerEdge(ti, self._log()))
+        outcome = await run_step(spec, run, _TriggerEdge(ti))
         if outcome.state == "success":
             # Airflow commits the keys of an event one by one, the first together with the task's end: so one key.
             return TaskSuccessEvent(xcoms={OUTPUT_KEY: encode_output(outcome.output)})
         return TaskSkippedEvent() if outcome.state == "skipped" else TaskFailedEvent()
 
-    @staticmethod
-    def _log() -> Any:
-        return structlog.get_logger("cognitionos")
-
 
 class _TriggerEdge:
     """What the triggerer lends to a step: XComs over the supervisor's channel, the process's router."""
 
-    def __init__(self, ti: Any, logger: Any) -> None:
+    def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._logger = logger
 
     async def output_of(self, step_id: str) -> JsonValue:
         stored = await XCom.aget_one(
@@ -91,4 +94,4 @@ class _TriggerEdge:
         )
 
     def log(self, level: str, event: str, **fields: object) -> None:
-        getattr(self._logger, level)(event, **fields)
+        getattr(log, level)(event, **fields)

@@ -95,7 +95,13 @@ def test_the_input_schema_becomes_the_params_of_the_trigger_form():
 def test_no_input_schema_makes_a_param_without_a_value_which_would_kill_the_triggerer():
     schema = {
         "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {}, "c": {"enum": [1]}, "d": True, "e": {"type": "null"}},
+        "properties": {
+            "a": {"type": "integer"},
+            "b": {},
+            "c": {"enum": [1]},
+            "d": True,
+            "e": {"type": "null"},
+        },
         "required": ["a", "b", "c"],
     }
     definition = json.dumps({**json.loads(DEFINITION), "schedule": None, "input_schema": schema})
@@ -119,7 +125,9 @@ def test_worker_mode_is_a_setting_of_the_deployment(monkeypatch):
 
 def test_an_unknown_execution_mode_is_named(monkeypatch):
     monkeypatch.setenv("AIRFLOW__COGNITIONOS__EXECUTION_MODE", "cloud")
-    with pytest.raises(ConfigurationError, match=r"\[cognitionos\] execution_mode is 'cloud'.*triggerer, worker"):
+    with pytest.raises(
+        ConfigurationError, match=r"\[cognitionos\] execution_mode is 'cloud'.*triggerer, worker"
+    ):
         dag_from_workflow(Workflow.from_json(DEFINITION))
     assert conf.get("cognitionos", "execution_mode") == "cloud"
 
@@ -132,5 +140,7 @@ def test_parsing_a_dag_file_imports_no_llm_sdk():
         "heavy = {'openai', 'anthropic', 'pydantic_ai', 'genai_prices', 'jsonschema_specifications_x'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], input=DEFINITION, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], input=DEFINITION, capture_output=True, text=True, check=True
+    )
     assert "HEAVY []" in run.stdout

@@ -26,7 +26,10 @@ def parse(folder):
     import structlog
 
     bag = DagBag(
-        dag_folder=folder / "cognitionos_workflows.py", bundle_path=folder, bundle_name="b", load_op_links=False
+        dag_folder=folder / "cognitionos_workflows.py",
+        bundle_path=folder,
+        bundle_name="b",
+        load_op_links=False,
     )
     serialized, errors = _serialize_dags(bag, structlog.get_logger())
     return {dag.dag_id for dag in serialized}, {**bag.import_errors, **errors}

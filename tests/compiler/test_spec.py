@@ -38,7 +38,8 @@ def test_tasks_come_in_an_order_in_which_each_follows_what_it_depends_on():
 
 def test_a_step_that_starts_from_the_trigger_has_no_airflow_retries_and_a_late_airflow_timeout():
     (task,) = compile_workflow(
-        workflow(steps=[{"step_id": "a", "timeout_seconds": 30, "retry": {"max_attempts": 5}}]), scheduled=True
+        workflow(steps=[{"step_id": "a", "timeout_seconds": 30, "retry": {"max_attempts": 5}}]),
+        scheduled=True,
     ).tasks
     assert task.arguments["start_from_trigger"] is True
     assert task.arguments["retries"] == 0
@@ -117,7 +118,10 @@ def test_tags_name_the_workflow_and_long_ones_are_cut_and_told_apart():
         ({"type": "integer"}, {"type": ["null", "integer"], "default": None}),
         ({"type": ["string", "null"]}, {"type": ["null", "string"], "default": None}),
         ({"type": "null"}, {"type": ["null"], "default": None}),
-        ({"type": "string", "enum": ["a"]}, {"type": ["null", "string"], "enum": ["a", None], "default": None}),
+        (
+            {"type": "string", "enum": ["a"]},
+            {"type": ["null", "string"], "enum": ["a", None], "default": None},
+        ),
         ({"const": 1}, {"anyOf": [{"type": "null"}, {"const": 1}], "default": None}),
         ({"type": "integer", "default": 3}, {"type": "integer", "default": 3}),
         (True, {"default": None}),
@@ -126,7 +130,8 @@ def test_tags_name_the_workflow_and_long_ones_are_cut_and_told_apart():
 )
 def test_an_optional_input_becomes_a_param_that_may_be_left_empty(schema, param):
     spec = compile_workflow(
-        workflow(input_schema={"type": "object", "properties": {"x": schema}, "$defs": {"x": {}}}), scheduled=True
+        workflow(input_schema={"type": "object", "properties": {"x": schema}, "$defs": {"x": {}}}),
+        scheduled=True,
     )
     assert spec.params == {"x": param}
 

@@ -25,7 +25,9 @@ class Channel:
             if msg.conn_id in self.connections:
                 empty = dict.fromkeys(("host", "schema", "login", "password", "port"))
                 extra = self.connections[msg.conn_id]
-                return ConnectionResult(conn_id=msg.conn_id, conn_type="cognitionos_llm", extra=extra, **empty)
+                return ConnectionResult(
+                    conn_id=msg.conn_id, conn_type="cognitionos_llm", extra=extra, **empty
+                )
             return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
         if msg.type == "MaskSecret":
             return None

@@ -9,7 +9,9 @@ from cognitionos_provider.llm import LLMRequest
 
 async def ask(hook):
     router = await hook.aget_router()
-    return await router.generate(LLMRequest(messages=[{"role": "user", "content": "hi"}], models=("openai:gpt-4",)))
+    return await router.generate(
+        LLMRequest(messages=[{"role": "user", "content": "hi"}], models=("openai:gpt-4",))
+    )
 
 
 async def test_without_a_connection_the_environment_serves(channel, sim):
@@ -45,7 +47,9 @@ async def test_a_connection_is_read_again_when_it_is_old(channel, sim, monkeypat
 
 
 async def test_no_key_is_shown(channel, sim):
-    channel.connections["team"] = json.dumps({"openai_api_key": "sk-canary-1", "anthropic_api_key": "sk-ant-canary-2"})
+    channel.connections["team"] = json.dumps(
+        {"openai_api_key": "sk-canary-1", "anthropic_api_key": "sk-ant-canary-2"}
+    )
     hook = LLMHook("team")
     shown = repr(await hook.aget_router()) + repr(hook._read) + repr(hook._routers)
     assert "canary" not in shown

@@ -41,7 +41,9 @@ def execute(step, *others, conf=None, retries=0, xcoms=None):
 
 def test_the_whole_step_is_done(channel, sim):
     sim.configure({"match": {"contains": "'b'"}, "answer": "hello"})
-    output, store = execute({"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)})
+    output, store = execute(
+        {"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)}
+    )
     assert decode_output(output) == "hello"
     assert StepRecord.model_validate_json(store["cognitionos.record.0001"]).attempts
 

@@ -6,6 +6,7 @@ import pytest
 from integration_client import Client, start_stack
 from services import postgres_url
 
+
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def client(request, tmp_path_factory):
     settings = {}

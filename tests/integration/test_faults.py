@@ -32,7 +32,9 @@ def test_a_failing_openai_falls_back_to_anthropic_and_both_are_on_record(sim, na
 
 
 def test_with_both_down_the_execution_fails_naming_each_and_no_worker_ran(sim):
-    sim.rules({"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529})
+    sim.rules(
+        {"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529}
+    )
     execution = sim.run("both-down", STEP, {"step_id": "b", "depends_on": ["a"]})
     assert execution["status"] == "failed"
     for part in ("Step 'a' failed", "openai:gpt-4: HTTP 500", "anthropic:claude-3-haiku-20240307: HTTP 529"):
@@ -77,7 +79,9 @@ def test_airflows_reserved_keys_in_a_definition_and_in_inputs_arrive_as_text(sim
     told = json.dumps(HOSTILE, indent=2)
     sim.rules({"match": {"contains": '"__classname__": "x"'}, "answer": "as text"})
     hostile = {**HOSTILE, "nested": {"__type": "dag", "__var": {}}}
-    execution = sim.run("hostile-inputs", {**STEP, "inputs": {"x": hostile}}, inputs={"y": hostile, **HOSTILE})
+    execution = sim.run(
+        "hostile-inputs", {**STEP, "inputs": {"x": hostile}}, inputs={"y": hostile, **HOSTILE}
+    )
     assert execution["status"] == "completed", told
     assert execution["outputs"] == {"a": "as text"}
     assert execution["inputs"] == {"y": hostile, **HOSTILE}

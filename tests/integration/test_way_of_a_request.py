@@ -65,7 +65,9 @@ def test_the_specifications_three_calls(client):
     assert extract["completed_at"] <= transform["started_at"]
     assert execution["outputs"] == {"transform": transform["output"]}
     assert execution["cost_usd"] > 0
-    assert execution["usage"]["total_tokens"] == sum(step["usage"]["total_tokens"] for step in execution["steps"])
+    assert execution["usage"]["total_tokens"] == sum(
+        step["usage"]["total_tokens"] for step in execution["steps"]
+    )
 
 
 def test_no_worker_touches_a_step(pipeline):
@@ -90,11 +92,16 @@ def test_the_trace_id_is_followed_from_the_request_into_the_steps_log(pipeline):
 
 def test_a_run_from_the_command_line_has_its_conf_as_inputs(pipeline, sim):
     sim.rules({"match": {"contains": '"x": 1'}, "answer": "saw x"})
-    pipeline.command("dags", "trigger", "data-pipeline.v1.0.0", "--run-id", "manual__cli", "--conf", '{"x": 1}')
-    pipeline.until(
-        lambda: pipeline.airflow_run("data-pipeline.v1.0.0", "manual__cli"), lambda run: run["state"] == "success"
+    pipeline.command(
+        "dags", "trigger", "data-pipeline.v1.0.0", "--run-id", "manual__cli", "--conf", '{"x": 1}'
     )
-    path = "/api/v2/dags/data-pipeline.v1.0.0/dagRuns/manual__cli/taskInstances/extract/xcomEntries/return_value"
+    pipeline.until(
+        lambda: pipeline.airflow_run("data-pipeline.v1.0.0", "manual__cli"),
+        lambda run: run["state"] == "success",
+    )
+    path = (
+        "/api/v2/dags/data-pipeline.v1.0.0/dagRuns/manual__cli/taskInstances/extract/xcomEntries/return_value"
+    )
     assert "saw x" in pipeline.airflow.get(path).json()["value"]
 
 

@@ -1,7 +1,6 @@
 """``[cognitionos] execution_mode = worker``: the same step on a worker, through the same router."""
 
 import pytest
-
 from integration_client import Client, start_stack
 
 pytestmark = pytest.mark.integration
@@ -15,7 +14,9 @@ STEP = {
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    with start_stack(tmp_path_factory.mktemp("worker"), AIRFLOW__COGNITIONOS__EXECUTION_MODE="worker") as stack:
+    with start_stack(
+        tmp_path_factory.mktemp("worker"), AIRFLOW__COGNITIONOS__EXECUTION_MODE="worker"
+    ) as stack:
         yield Client(stack)
 
 

@@ -1,6 +1,5 @@
 """Anthropic Messages, asked by the anthropic SDK over the wire."""
 
-# ruff: noqa: TID253 (a test may import slowly)
 from __future__ import annotations
 
 import json

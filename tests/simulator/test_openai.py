@@ -1,6 +1,5 @@
 """OpenAI Chat Completions, asked by the openai SDK over the wire."""
 
-# ruff: noqa: TID253 (a test may import slowly)
 from __future__ import annotations
 
 import json

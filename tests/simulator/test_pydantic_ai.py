@@ -1,6 +1,5 @@
 """Both wires through pydantic-ai, which the package itself uses: answers, structured output, typed errors."""
 
-# ruff: noqa: TID253 (a test may import slowly)
 from __future__ import annotations
 
 from typing import Any

@@ -59,4 +59,4 @@ def test_a_removed_execution_is_gone(session):
 
 def test_a_time_without_a_zone_is_refused(session):
     with pytest.raises(StatementError, match="has no time zone"):
-        add_execution(session, new(created_at=datetime(2026, 1, 1)))
+        add_execution(session, new(created_at=datetime(2026, 1, 1)))  # noqa: DTZ001 - that is the point

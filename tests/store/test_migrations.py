@@ -61,7 +61,9 @@ def test_airflow_db_migrate_makes_our_tables_and_reset_drops_them(tmp_path):
     }
 
     def airflow(*arguments):
-        subprocess.run([sys.executable, "-m", "airflow", *arguments], env=environment, check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "airflow", *arguments], env=environment, check=True, capture_output=True
+        )
         return set(inspect(create_engine(address)).get_table_names())
 
     ours = {*metadata.tables, CognitionOSDBManager.version_table_name}
