@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -45,8 +44,6 @@ def create_app(config: Config | None = None) -> FastAPI:
     config = config or get_config()
     # After Airflow's import, which sets up the root logger for itself.
     configure_logging(config, level=config.api.log_level)
-    # A line for each request to Airflow would double those of the facade's own.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     session_factory()
 
     @asynccontextmanager

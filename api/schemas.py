@@ -176,6 +176,20 @@ class Health(BaseModel):
     airflow: AirflowHealth
 
 
+_ERRORS = {
+    "description": "With status 422: the path of each field that is wrong, and what is wrong with it.",
+    "type": "array",
+    "items": {
+        "type": "object",
+        "properties": {
+            "loc": {"type": "array", "items": {"type": ["string", "integer"]}},
+            "msg": {"type": "string"},
+        },
+        "required": ["loc", "msg"],
+    },
+}
+
+
 class ProblemDocument(BaseModel):
     """An error (RFC 9457)."""
 
@@ -184,4 +198,4 @@ class ProblemDocument(BaseModel):
     status: int
     detail: str
     trace_id: str | None
-    errors: list[dict[str, JsonValue]] | None = None
+    errors: Annotated[list[dict[str, JsonValue]], WithJsonSchema(_ERRORS)] = []

@@ -34,7 +34,9 @@ class Program:
 
     ``ready`` is asked again and again until it says yes; it is given the moment of the start and must not
     raise. A ``backing`` program serves the others (a database, say): it stops after them. ``stop_seconds``
-    is what it gets between SIGTERM and SIGKILL.
+    is what it gets between SIGTERM and SIGKILL. One that ends within ``start_seconds`` (Airflow's commands
+    need some to find out that they can't work) is a failed start, of which three end the matter; one that
+    ends later is started again for ever.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Program:
     ready: Callable[[datetime], bool]
     backing: bool = False
     stop_seconds: int = 6
+    start_seconds: int = 10
 
 
 class Supervisor:
@@ -158,7 +161,7 @@ class Supervisor:
                 for info in self._rpc().supervisor.getAllProcessInfo()
                 if info["statename"] == "FATAL"
             ]
-        except OSError:  # not listening yet
+        except (OSError, xmlrpc.client.Fault):  # not listening yet, or about to end
             return []
 
     def pid(self, name: str) -> int:
@@ -167,6 +170,11 @@ class Supervisor:
         if not pid:
             raise StackError(f"{name} does not run. {self.explain(name)}")
         return pid
+
+    def state(self, name: str) -> str:
+        """Return supervisord's word for the state of a program: STARTING, RUNNING, BACKOFF, FATAL, ..."""
+        state: str = self._info(name)["statename"]
+        return state
 
     def restart(self, name: str) -> datetime:
         """Stop one program and start it again, without waiting until it is ready; returns when that was."""
@@ -231,9 +239,9 @@ class Supervisor:
                 "logfile": "logs/supervisord.log",
                 "pidfile": "supervisord.pid",
                 "childlogdir": "logs",
-            }
-            # Without a user, supervisord warns of running as root.
-            | ({"user": "root"} if os.getuid() == 0 else {}),
+                # Without a user, supervisord warns of running as root.
+                **({"user": "root"} if os.getuid() == 0 else {}),
+            },
             "unix_http_server": {"file": f"{self._socket_folder}/supervisor.sock", "chmod": "0700"},
             "rpcinterface:supervisor": {
                 "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
@@ -246,8 +254,7 @@ class Supervisor:
                 "command": shlex.join(program.command),
                 "directory": self._directory,
                 "autorestart": "true",
-                # Airflow's commands need some seconds to find out that they can't work.
-                "startsecs": 10,
+                "startsecs": program.start_seconds,
                 "startretries": 2,
                 "stopwaitsecs": program.stop_seconds,
                 "stopasgroup": "true",

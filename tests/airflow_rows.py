@@ -87,14 +87,14 @@ class AirflowRows:
         row = {"id": uuid.uuid4(), "dag_id": dag_id, "run_id": run_id, "task_id": task_id, "state": state}
         self.add(TaskInstance, pool="default_pool", **row, **{**times, **values})
 
-    def xcom(self, run, dag_id, run_id, task_id, key, value):
+    def xcom(self, run, dag_id, run_id, task_id, key, value, map_index=-1):
         row = {"dag_run_id": run, "dag_id": dag_id, "run_id": run_id, "task_id": task_id, "key": key}
-        self.add(XComModel, value=value, **row)
+        self.add(XComModel, value=value, map_index=map_index, **row)
 
-    def output(self, *where, value, by_event=True):
+    def output(self, *where, value, by_event=True, map_index=-1):
         """Leave an output: the event of a trigger stores JSON in JSON, SetXCom the text itself."""
         text = encode_output(value)
-        self.xcom(*where, OUTPUT_KEY, json.dumps(text) if by_event else text)
+        self.xcom(*where, OUTPUT_KEY, json.dumps(text) if by_event else text, map_index)
 
     def record(self, *where, try_number=1, **fields):
         self.xcom(*where, record_key(try_number), StepRecord(**fields).model_dump_json())

@@ -101,7 +101,7 @@ def settings(monkeypatch):
 def _restored_logging():
     """Give back the process's logging, which the facade takes over, as it was found."""
     root = logging.getLogger()
-    before = root.level, list(root.handlers), logging.getLogger("httpx").level
+    before = root.level, list(root.handlers)
     named = {
         name: item.propagate
         for name, item in root.manager.loggerDict.items()
@@ -114,7 +114,6 @@ def _restored_logging():
     structlog.configure(**settings)
     root.setLevel(before[0])
     root.handlers[:] = before[1]
-    logging.getLogger("httpx").setLevel(before[2])
     for name, propagate in named.items():
         logging.getLogger(name).propagate = propagate
 

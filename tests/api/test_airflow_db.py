@@ -136,6 +136,7 @@ def test_a_run_is_read_with_its_steps_outputs_and_records(session, rows):
     rows.record(run, DAG, RUN, "extract", try_number=2, error="second")
     rows.record(run, DAG, RUN, "extract", try_number=1, error="first")
     rows.xcom(run, DAG, RUN, "extract", "somebody's own", 1)
+    rows.output(run, DAG, RUN, "transform", value="of a mapped task", map_index=3)
     rows.xcom(run, DAG, RUN, "extract", "cognitionosXrecordX0003", "a wildcard would match this")
     # A run of the same id, of another DAG.
     other = rows.run("other.v1.0.0", RUN)
@@ -148,7 +149,7 @@ def test_a_run_is_read_with_its_steps_outputs_and_records(session, rows):
     assert found.tasks == {"extract": TaskRow("success", NOON, NOON), "transform": TaskRow(None, None, None)}
     assert decode_output(found.outputs["extract"]) == {"rows": [1, "é"]}
     assert ['"first"' in text for text in found.records["extract"]] == [True, False]
-    assert list(found.records) == ["extract"]
+    assert list(found.outputs) == list(found.records) == ["extract"]
 
 
 def test_what_a_worker_kept_of_its_tries_is_read_and_garbage_there_harms_nothing(session, rows):

@@ -37,6 +37,7 @@ REFUSALS = {
 }
 
 
+@pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(("status", "body", "ours", "fragment"), REFUSALS.values(), ids=list(REFUSALS))
 def test_a_run_that_airflow_refuses_leaves_nothing_behind(
     execute, airflow, rows, problem, status, body, ours, fragment

@@ -63,7 +63,7 @@ runs = st.fixed_dictionaries(
         "budget_usd": st.floats() | values,
     },
 )
-many = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @many

@@ -1,7 +1,9 @@
 """Post a workflow, and it runs as an Airflow DAG: over HTTP, against real Airflow processes."""
 
 import json
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +35,20 @@ PIPELINE = {
 }
 
 
-def curl(*arguments):
-    done = subprocess.run(["curl", "-sS", *arguments], capture_output=True, text=True, check=True)
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def curl(client, beginning, execution_id=""):
+    """Run the README's command that begins like this, word for word, but for the port of this test's stack."""
+    (command,) = [
+        block
+        for block in re.findall(r"```bash\n(curl .*?)```", README, re.DOTALL)
+        if block.startswith(beginning)
+    ]
+    command = command.replace("http://localhost:8100", client.stack.url).replace(
+        "{execution_id}", execution_id
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
 
@@ -45,20 +59,17 @@ def pipeline(client):
 
 
 def test_the_specifications_three_calls(client):
-    url = f"{client.stack.url}/api/v3/workflows"
-    as_json = ("-H", "Content-Type: application/json")
-    created = curl("-X", "POST", url, *as_json, "-d", json.dumps(PIPELINE))
-    assert created["dag_id"] == "data-pipeline.v1.0.0"
-    start = {
-        "workflow_id": "data-pipeline",
-        "workflow_version": "1.0.0",
-        "inputs": {"data_source": "production", "batch_size": 1000},
+    api = "http://localhost:8100/api/v3/workflows"
+    created = curl(client, f"curl -X POST {api} ")
+    assert {name: created[name] for name in ("workflow_id", "name", "tags", "dag_id")} == {
+        **{name: PIPELINE[name] for name in ("workflow_id", "name", "tags")},
+        "dag_id": "data-pipeline.v1.0.0",
     }
-    started = curl("-X", "POST", f"{url}/execute", *as_json, "-d", json.dumps(start))
+    started = curl(client, f"curl -X POST {api}/execute")
     client.ended(started["execution_id"])
-    execution = curl(f"{url}/executions/{started['execution_id']}")
+    execution = curl(client, f"curl {api}/executions/", started["execution_id"])
     assert execution["status"] == "completed"
-    assert execution["inputs"] == start["inputs"]
+    assert execution["inputs"] == {"data_source": "production", "batch_size": 1000}
     extract, transform = execution["steps"]
     assert (extract["step_id"], extract["status"]) == ("extract", "completed")
     assert (transform["step_id"], transform["status"]) == ("transform", "completed")

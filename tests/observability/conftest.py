@@ -28,7 +28,11 @@ def _restored_logging() -> Iterator[None]:
     }
     settings = structlog.get_config()
     showwarning = warnings.showwarning
+    # Airflow, which another test may have imported, hushes it.
+    httpx_level = logging.getLogger("httpx").level
+    logging.getLogger("httpx").setLevel(logging.NOTSET)
     yield
+    logging.getLogger("httpx").setLevel(httpx_level)
     logging.captureWarnings(False)
     warnings.showwarning = showwarning
     structlog.configure(**settings)

@@ -14,7 +14,7 @@ import pytest
 
 from stack.errors import StackError
 from stack.processes import Program, Supervisor
-from stack.session import processes_of_session
+from stack.session import kill_session, processes_of_session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -49,7 +49,7 @@ def program(home, name, code=OBEDIENT, **options):
     marker, script = home / f"{name} up", home / f"{name}.py"
     script.write_text(code)
     command = (sys.executable, str(script), str(marker))
-    return Program(name, command, lambda since: marker.exists(), stop_seconds=1, **options)
+    return Program(name, command, lambda since: marker.exists(), stop_seconds=1, start_seconds=1, **options)
 
 
 @pytest.fixture
@@ -104,8 +104,7 @@ def test_each_program_is_told_as_it_comes_up_and_its_output_is_in_its_log(home, 
 
 def test_a_program_that_dies_is_started_again(home, start):
     supervisor, _ = start(program(home, "one"), program(home, "two"))
-    # supervisord takes a program for running after ten seconds; before that, a death is a failed start and
-    # is repeated with a pause.
+    until(lambda: supervisor.state("one") == "RUNNING")  # a death before that is a failed start
     first, other = supervisor.pid("one"), supervisor.pid("two")
     os.kill(first, signal.SIGKILL)
     until(lambda: pid_of(supervisor, "one") not in (0, first))
@@ -209,8 +208,11 @@ def test_nothing_is_left_when_the_starter_dies(home, how):
         running = len(processes_of_session(session))
         process.send_signal(how)
     assert running == 3  # supervisord, the program, and its child
-    # The child that left its program's process group has to be found, too.
-    until(lambda: processes_of_session(session) == [])
+    try:
+        # The child that left its program's process group has to be found, too.
+        until(lambda: processes_of_session(session) == [])
+    finally:
+        kill_session(session)
 
 
 def test_a_command_that_fails_is_told_with_its_output(home):

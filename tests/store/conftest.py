@@ -22,6 +22,14 @@ def engine(request, tmp_path):
 
 
 @pytest.fixture
+def postgresql():
+    with postgres_url() as url:
+        made = create_engine(url)
+        yield made
+        made.dispose()
+
+
+@pytest.fixture
 def session(engine):
     metadata.create_all(engine)
     with Session(engine) as session:
