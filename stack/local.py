@@ -12,7 +12,8 @@ from types import TracebackType
 
 from stack.errors import StackError
 from stack.ports import require_free
-from stack.processes import Program, Supervisor
+from stack.processes import Supervisor
+from stack.program import Program
 from stack.programs import local_programs
 from stack.settings import REPOSITORY, Settings
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import tempfile
 import time
 import xmlrpc.client
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,30 +19,12 @@ from typing import Any
 from supervisor.xmlrpc import SupervisorTransport
 
 from stack.errors import StackError
+from stack.program import Program, supervisord_configuration
 from stack.session import kill_session
 
-__all__ = ["Program", "Supervisor", "log_tail"]
+__all__ = ["Supervisor", "log_tail"]
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class Program:
-    """A process that is kept running.
-
-    ``ready`` is asked again and again until it says yes; it is given the moment of the start and must not
-    raise. A ``backing`` program serves the others (a database, say): it stops after them. ``stop_seconds``
-    is what it gets between SIGTERM and SIGKILL. One that ends within ``start_seconds`` (Airflow's commands
-    need some to find out that they can't work) is a failed start, of which three end the matter; one that
-    ends later is started again for ever.
-    """
-
-    name: str
-    command: tuple[str, ...]
-    ready: Callable[[datetime], bool]
-    backing: bool = False
-    stop_seconds: int = 6
-    start_seconds: int = 10
 
 
 class Supervisor:
@@ -111,7 +91,8 @@ class Supervisor:
         for name in self.programs:
             self._fresh_log(name)
         configuration = self.home / "supervisord.conf"
-        configuration.write_text(self._configuration())
+        text = supervisord_configuration(self.programs.values(), self._socket, self._directory)
+        configuration.write_text(text)
         assert self._lock is not None  # noqa: S101 - for mypy
         with self._fresh_log("supervisord").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
@@ -215,10 +196,14 @@ class Supervisor:
             path.replace(path.with_suffix(".log.1"))
         return path
 
-    def _rpc(self) -> Any:
+    @property
+    def _socket(self) -> Path:
         if self._socket_folder is None:
             raise StackError("The stack does not run.")
-        transport = SupervisorTransport(None, None, f"unix://{self._socket_folder}/supervisor.sock")
+        return self._socket_folder / "supervisor.sock"
+
+    def _rpc(self) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         return xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
 
     def _info(self, name: str) -> dict[str, Any]:
@@ -228,54 +213,7 @@ class Supervisor:
     def _full_name(self, name: str) -> str:
         if name not in self.programs:
             raise StackError(f"The stack has no program {name!r}. It has {', '.join(self.programs)}.")
-        return f"{_group(self.programs[name])}:{name}"
-
-    def _configuration(self) -> str:
-        sections: dict[str, dict[str, object]] = {
-            "supervisord": {
-                "silent": "true",
-                # Relative to the home: supervisord expands the % of some of its options twice, so that no
-                # escaping helps a path that holds one.
-                "logfile": "logs/supervisord.log",
-                "pidfile": "supervisord.pid",
-                "childlogdir": "logs",
-                # Without a user, supervisord warns of running as root.
-                **({"user": "root"} if os.getuid() == 0 else {}),
-            },
-            "unix_http_server": {"file": f"{self._socket_folder}/supervisor.sock", "chmod": "0700"},
-            "rpcinterface:supervisor": {
-                "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
-            },
-        }
-        groups: dict[str, list[str]] = {}
-        for name, program in self.programs.items():
-            groups.setdefault(_group(program), []).append(name)
-            sections[f"program:{name}"] = {
-                "command": shlex.join(program.command),
-                "directory": self._directory,
-                "autorestart": "true",
-                "startsecs": program.start_seconds,
-                "startretries": 2,
-                "stopwaitsecs": program.stop_seconds,
-                "stopasgroup": "true",
-                "killasgroup": "true",
-                "redirect_stderr": "true",
-                "stdout_logfile": f"logs/{name}.log",
-                "stdout_logfile_maxbytes": "10MB",
-                "stdout_logfile_backups": 1,
-            }
-        # supervisord stops groups one after the other, from the highest priority to the lowest, and the
-        # programs of a group together.
-        for group, names in groups.items():
-            sections[f"group:{group}"] = {
-                "programs": ",".join(names),
-                "priority": 1 if group == "backing" else 2,
-            }
-        return "\n".join(
-            line
-            for title, options in sections.items()
-            for line in (f"[{title}]", *(f"{key} = {_escaped(value)}" for key, value in options.items()), "")
-        )
+        return f"{self.programs[name].group}:{name}"
 
 
 def log_tail(path: Path, lines: int = 20) -> str:
@@ -298,11 +236,3 @@ def _end_session(leader: subprocess.Popen[bytes], *, patience: float) -> None:
     leader.wait()
     if leader.stdin is not None:
         leader.stdin.close()
-
-
-def _group(program: Program) -> str:
-    return "backing" if program.backing else "stack"
-
-
-def _escaped(value: object) -> str:
-    return str(value).replace("%", "%%")

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from stack.processes import Program
+from stack.program import Program
 from stack.settings import Settings
 
 __all__ = ["local_programs"]

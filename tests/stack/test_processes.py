@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from stack.errors import StackError
-from stack.processes import Program, Supervisor
+from stack.processes import Supervisor
+from stack.program import Program
 from stack.session import kill_session, processes_of_session
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -190,7 +191,8 @@ def test_nothing_is_left_when_the_starter_dies(home, how):
     stubborn = program(home, "stubborn", STUBBORN)
     starter = textwrap.dedent(f"""
         import os, pathlib, time
-        from stack.processes import Program, Supervisor
+        from stack.processes import Supervisor
+        from stack.program import Program
         program = Program("stubborn", {stubborn.command!r}, lambda since: True, stop_seconds=1)
         supervisor = Supervisor(
             pathlib.Path({str(home)!r}), [program], environment=os.environ, directory=pathlib.Path.cwd()
