@@ -33,6 +33,7 @@ REFUSALS = {
     "500": (500, "Internal Server Error", 503, "Airflow answered 500; no run was started"),
     "502 of a proxy": (502, "<html>" * 1000, 503, "Airflow answered 502"),
     "a redirect": (307, "", 503, "Airflow answered 307"),
+    "half a character": (400, '{"detail": "x\\ud800"}', 422, "Airflow refused the run: x?"),
     "a list": (400, "[]", 422, "Airflow refused the run: []"),
 }
 

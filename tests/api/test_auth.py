@@ -191,3 +191,37 @@ def test_no_token_is_in_a_repr(client):
 
 def test_a_wrong_token_is_401_also_where_none_is_needed(client, problem):
     problem(client.get(PATH, headers={"Authorization": "Bearer x"}), 401)
+
+
+def test_what_airflow_does_not_let_a_caller_read_or_start_is_403_and_in_no_list(
+    client, rows, airflow, problem, monkeypatch
+):
+    for name in ("mine", "theirs"):
+        client.post(PATH, json=workflow(workflow_id=name)).raise_for_status()
+        rows.dag(f"{name}.v1.0.0")
+    started = client.post(f"{PATH}/execute", json={"workflow_id": "theirs"}).headers["location"]
+    # The simple auth manager lets everybody read everything; others decide by DAG.
+    asked = []
+
+    def decide(*, method, user, access_entity, details):
+        asked.append((method, access_entity.value))
+        return details.id == "mine.v1.0.0"
+
+    monkeypatch.setattr(_auth_manager(), "is_authorized_dag", decide)
+    for answer in (
+        client.get(f"{PATH}/theirs/1.0.0"),
+        client.get(started),
+        client.post(f"{PATH}/execute", json={"workflow_id": "theirs"}),
+    ):
+        assert "may not" in problem(answer, 403)["detail"]
+    assert [item["workflow_id"] for item in client.get(PATH).json()["workflows"]] == ["mine"]
+    assert client.post(f"{PATH}/execute", json={"workflow_id": "mine"}).status_code == 202
+    assert set(asked) == {("GET", "RUN"), ("POST", "RUN")}
+
+
+def test_authoring_takes_the_right_to_change_variables_not_the_one_to_read_them(client, problem, monkeypatch):
+    def decide(*, method, user, details):
+        return method == "GET"
+
+    monkeypatch.setattr(_auth_manager(), "is_authorized_variable", decide)
+    assert "edit variables" in problem(client.post(PATH, json=workflow()), 403)["detail"]
