@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -28,6 +29,10 @@ MAX_TAG_LENGTH = 100
 
 # Fixed, and long gone: a cron schedule starts with the next slot after the DAG appears, since there is no catch-up.
 START_DATE = datetime(2024, 1, 1, tzinfo=UTC)
+
+# A param can't reach what a reference refers to elsewhere in the schema. And Airflow would match a pattern in its
+# api-server and its scheduler, without a bound in time. The facade and the first step check both.
+_UNFIT_FOR_PARAMS = re.compile(r'"(\$ref|\$dynamicRef|pattern|patternProperties)":')
 
 ExecutionMode = Literal["triggerer", "worker"]
 
@@ -121,8 +126,7 @@ def _params(input_schema: dict[str, JsonValue] | None) -> dict[str, dict[str, An
     params: dict[str, dict[str, Any]] = {}
     for name, schema in sorted(properties.items()):
         param = dict(schema) if isinstance(schema, dict) else {}
-        if '"$ref"' in json.dumps(param):
-            # What it refers to is elsewhere in the schema, where a param can't reach it. The first step checks it.
+        if _UNFIT_FOR_PARAMS.search(json.dumps(param)):
             param = {key: param[key] for key in ("title", "description", "default") if key in param}
         if "default" not in param:
             if not (isinstance(required, list) and name in required):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, JsonValue
 
@@ -13,11 +14,13 @@ from cognitionos_provider.definitions.violation import MAX_VIOLATIONS, Violation
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import ValidationError
 
 __all__ = ["JsonSchema", "schema_violations", "value_violations"]
 
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _MAX_MESSAGE = 300
+_REGEX_SECONDS = 0.5
 
 
 def schema_violations(schema: dict[str, JsonValue]) -> list[Violation]:
@@ -58,12 +61,94 @@ def _canonical(schema: dict[str, JsonValue]) -> str:
 
 @lru_cache(maxsize=256)
 def _validator(canonical: str) -> Draft202012Validator:
-    # 200 ms to import, and most definitions have no schema.
-    from jsonschema import Draft202012Validator
     from referencing import Registry
 
     # The default registry of jsonschema fetches "$ref": "http://..." over the network.
-    return Draft202012Validator(json.loads(canonical), registry=Registry())
+    return _bounded_validator()(json.loads(canonical), registry=Registry())
+
+
+@cache
+def _bounded_validator() -> type[Draft202012Validator]:
+    """Return a validator whose regular expressions are given up after half a second.
+
+    Python's own ``re`` holds the interpreter while it backtracks: one input against ``^(a+)+$`` would stop every
+    request of a facade, and every step of a triggerer.
+    """
+    # 200 ms to import, and most definitions have no schema.
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
+    keywords = {
+        "additionalProperties": _additional_properties,
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+    }
+    bounded: type[Draft202012Validator] = extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
+    return bounded
+
+
+def _matches(pattern: str, text: str) -> bool | None:
+    """Whether the pattern is found in the text; None where that can't be told in time."""
+    import regex
+
+    try:
+        return regex.search(pattern, text, timeout=_REGEX_SECONDS, concurrent=True) is not None
+    except TimeoutError:
+        return None
+
+
+def _pattern(validator: Any, pattern: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    from jsonschema.exceptions import ValidationError
+
+    if not isinstance(instance, str):
+        return
+    found = _matches(pattern, instance)
+    if found is None:
+        yield ValidationError(f"{instance!r} can't be matched against {pattern!r} within {_REGEX_SECONDS} s")
+    elif not found:
+        yield ValidationError(f"{instance!r} does not match {pattern!r}")
+
+
+def _pattern_properties(
+    validator: Any, patterns: Any, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    from jsonschema.exceptions import ValidationError
+
+    if not isinstance(instance, dict):
+        return
+    for pattern, subschema in patterns.items():
+        for name, value in instance.items():
+            found = _matches(pattern, name)
+            if found is None:
+                yield ValidationError(
+                    f"{name!r} can't be matched against {pattern!r} within {_REGEX_SECONDS} s"
+                )
+                return
+            if found:
+                yield from validator.descend(value, subschema, path=name, schema_path=pattern)
+
+
+def _additional_properties(
+    validator: Any, allowed: Any, instance: Any, schema: Any
+) -> Iterator[ValidationError]:
+    from jsonschema.exceptions import ValidationError
+
+    if not isinstance(instance, dict):
+        return
+    patterns = schema.get("patternProperties", {})
+    # A name that can't be matched in time is told by patternProperties itself.
+    extra = [
+        name
+        for name in instance
+        if name not in schema.get("properties", {})
+        and not any(_matches(pattern, name) is not False for pattern in patterns)
+    ]
+    if allowed is False:
+        for name in extra:
+            yield ValidationError(f"{name!r} is no property here: additional properties are not allowed")
+    elif isinstance(allowed, dict):
+        for name in extra:
+            yield from validator.descend(instance[name], allowed, path=name)
 
 
 @lru_cache(maxsize=256)

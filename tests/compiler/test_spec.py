@@ -125,6 +125,7 @@ def test_tags_name_the_workflow_and_long_ones_are_cut_and_told_apart():
         ({"const": 1}, {"anyOf": [{"type": "null"}, {"const": 1}], "default": None}),
         ({"type": "integer", "default": 3}, {"type": "integer", "default": 3}),
         (True, {"default": None}),
+        ({"type": "string", "pattern": "^(a+)+$", "default": "a"}, {"default": "a"}),
         ({"$ref": "#/$defs/x", "title": "X"}, {"title": "X", "default": None}),
     ],
 )

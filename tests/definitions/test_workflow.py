@@ -227,7 +227,7 @@ def test_inputs_that_do_not_satisfy_the_schema_are_refused_at_their_places() -> 
     assert [loc for loc, _ in found] == [("inputs",), ("inputs",), ("inputs", "rows", 1)]
     assert {message for _, message in found} == {
         "'source' is a required property",
-        "Additional properties are not allowed ('more' was unexpected)",
+        "'more' is no property here: additional properties are not allowed",
         "'two' is not of type 'integer'",
     }
 
@@ -297,3 +297,42 @@ def test_a_scheduled_workflow_has_a_default_for_each_required_input() -> None:
     (error,) = caught.value.errors()
     assert error["loc"] == ("input_schema", "required", 1)
     assert "Input 'y' is required and has no default" in error["msg"]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"x": {"pattern": "^(a|aa)+$"}}},
+        {"type": "object", "patternProperties": {"^(a|aa)+$": {}}},
+        {"type": "object", "patternProperties": {"^(a|aa)+$": {}}, "additionalProperties": False},
+    ],
+)
+def test_a_pattern_that_backtracks_without_end_is_given_up(schema: dict[str, JsonValue]) -> None:
+    hostile = "a" * 64 + "!"
+    (violation,) = value_violations(schema, {"x": hostile} if "properties" in schema else {hostile: 1})
+    assert "can't be matched" in violation.msg
+
+
+def test_patterns_are_searched_for_in_texts_and_names() -> None:
+    schema: dict[str, JsonValue] = {
+        "type": "object",
+        "properties": {"x": {"pattern": "b"}},
+        "patternProperties": {"^n_": {"type": "integer"}},
+    }
+    assert value_violations(schema, {"x": "abc", "n_1": 1, "m": "text"}) == []
+    assert [item.loc for item in value_violations(schema, {"x": "c", "n_1": "one"})] == [("n_1",), ("x",)]
+    assert value_violations(schema, {"x": 7}) == []
+
+
+def test_additional_properties_are_those_that_no_name_and_no_pattern_covers() -> None:
+    schema: dict[str, JsonValue] = {
+        "type": "object",
+        "properties": {"x": {}},
+        "patternProperties": {"^n_": {}},
+    }
+    given: dict[str, JsonValue] = {"x": 1, "n_1": 1, "y": "text"}
+    (violation,) = value_violations({**schema, "additionalProperties": False}, given)
+    assert "'y' is no property here" in violation.msg
+    (violation,) = value_violations({**schema, "additionalProperties": {"type": "integer"}}, given)
+    assert violation.loc == ("y",)
+    assert value_violations({**schema, "additionalProperties": True}, given) == []
