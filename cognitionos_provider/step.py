@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 from cognitionos_provider.definitions import Step, Workflow, evaluate, references, render
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
+from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
 from cognitionos_provider.record import StepRecord, clean
 from cognitionos_provider.run import RunContext
@@ -97,8 +98,8 @@ class StepEdge(Protocol):
     async def output_of(self, step_id: str) -> JsonValue:
         """Return the output of a step before this one."""
 
-    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
-        """Ask the models of a request in turn."""
+    async def router(self) -> LLMRouter:
+        """Return who asks the models."""
 
     async def write_record(self, record: StepRecord) -> None:
         """Keep the record of this try, in place of what was kept of it before."""
@@ -232,7 +233,12 @@ class _StepRun:
             timeout_seconds=max(self.deadline - time.monotonic(), 0.001),
             retry=self.retry,
         )
-        return await self.edge.ask(request, self.recorder.add)
+        router = await self.edge.router()
+        return await router.generate(
+            request,
+            on_attempt=self.recorder.add,
+            on_asking=lambda *asked: self.edge.log("info", "asking {}:{}".format(*asked)),
+        )
 
     def messages(self, context: Mapping[str, Any]) -> list[Message]:
         """Return the prompt: the step's own, or what the built-in default agent is told."""

@@ -27,7 +27,7 @@ class Keys:
         """Return new random keys."""
         # A Fernet key is 32 bytes in URL-safe base64 (the cryptography package's fernet.py).
         fernet = base64.urlsafe_b64encode(os.urandom(32)).decode()
-        return cls(fernet=fernet, jwt=secrets.token_urlsafe(64), api_secret=secrets.token_urlsafe(32))
+        return cls(fernet=fernet, jwt=secrets.token_urlsafe(64), api_secret=secrets.token_urlsafe(64))
 
     @classmethod
     def load(cls, home: Path) -> Keys:

@@ -40,7 +40,7 @@ class Edge:
     """Keeps in memory what Airflow would keep."""
 
     def __init__(self, router, outputs=None):
-        self.router = router
+        self._router = router
         self.outputs = outputs or {}
         self.records = []
         self.lines = []
@@ -48,8 +48,8 @@ class Edge:
     async def output_of(self, step_id):
         return self.outputs[step_id]
 
-    async def ask(self, request, on_attempt):
-        return await self.router.generate(request, on_attempt=on_attempt)
+    async def router(self):
+        return self._router
 
     async def write_record(self, record):
         self.records.append(record.model_copy(deep=True))
@@ -84,7 +84,9 @@ async def test_the_default_agent_is_told_the_step_its_inputs_and_what_came_befor
     assert (outcome.state, outcome.output) == ("success", "done")
     (record,) = edge.records
     assert [attempt.outcome for attempt in record.attempts] == ["ok"]
-    assert ("info", "openai:gpt-4 answered") in [(level, line[:21]) for level, line in edge.lines]
+    asking, answered = edge.lines
+    assert asking == ("info", "asking openai:gpt-4")
+    assert answered[1].startswith("openai:gpt-4 answered in")
     for told in ("Sum up", "summaries", '"n": 3', '"rows"', "Output of step 'before'"):
         sim.reset()
         sim.configure({"match": {"contains": told}, "answer": f"saw {told}"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -37,6 +38,8 @@ class _Settings:
         return f"_Settings(default_models={self.default_models})"
 
     def router(self) -> LLMRouter:
+        # Its line for each request shows the address, which may hold a secret; the step's log says who is asked.
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
         return create_llm_router(
             self.openai_api_key,
             self.anthropic_api_key,

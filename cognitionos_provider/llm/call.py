@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 
     from pydantic_ai.messages import ModelResponse
 
-__all__ = ["Call", "OnAttempt"]
+__all__ = ["Call", "OnAsking", "OnAttempt"]
 
 OnAttempt = Callable[[Attempt], Awaitable[None] | None]
+OnAsking = Callable[[str, str], None]
 
 _ONE_PASS = Retry(max_attempts=1)
 # How long a cancelled call may take to put its attempt on record.
@@ -46,6 +47,7 @@ class Call:
     attempt_seconds: float
     tries: int
     on_attempt: OnAttempt | None
+    on_asking: OnAsking | None = None
     attempts: list[Attempt] = field(default_factory=list)
     last: dict[Candidate, Attempt] = field(default_factory=dict)
 
@@ -104,6 +106,8 @@ class Call:
         seconds = min(self.left, self.attempt_seconds)
         if seconds <= 0:
             self._expire("the time was up before the next model could be asked")
+        if self.on_asking is not None:
+            self.on_asking(candidate.provider, candidate.model)
         wire = Wire()
         begun = self.clock()
         answer: ModelResponse | None = None

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from cognitionos_provider.exceptions import ConfigurationError, DeadlineExceededError
-from cognitionos_provider.llm.call import Call, OnAttempt
+from cognitionos_provider.llm.call import Call, OnAsking, OnAttempt
 from cognitionos_provider.llm.chain import DEFAULT_MODELS, candidate, chain_of
 from cognitionos_provider.llm.health import ProviderHealth, check
 from cognitionos_provider.llm.provider import KINDS, Provider
@@ -77,11 +77,18 @@ class LLMRouter:
             provider.connect()
         self._ready = True
 
-    async def generate(self, request: LLMRequest, *, on_attempt: OnAttempt | None = None) -> LLMResponse:
+    async def generate(
+        self,
+        request: LLMRequest,
+        *,
+        on_attempt: OnAttempt | None = None,
+        on_asking: OnAsking | None = None,
+    ) -> LLMResponse:
         """Ask the models of the request until one answers.
 
         ``on_attempt`` is called (and awaited) with each :class:`Attempt` as soon as it has ended, also
-        with one that was cancelled; what it raises is logged and changes nothing.
+        with one that was cancelled; what it raises is logged and changes nothing. ``on_asking`` is called
+        with provider and model before each call that is sent.
 
         Raises :class:`UnknownModelError` before anything is sent, :class:`RequestRejectedError` on 400
         and 422, :class:`DeadlineExceededError`, or :class:`AllModelsFailedError`, each with its
@@ -109,6 +116,7 @@ class LLMRouter:
             attempt_seconds=self._timeout_seconds,
             tries=self._tries_per_model,
             on_attempt=on_attempt,
+            on_asking=on_asking,
         ).run()
 
     async def health_check_all(self) -> dict[str, ProviderHealth]:

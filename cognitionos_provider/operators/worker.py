@@ -10,7 +10,7 @@ from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
-from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.observability import trace_context
 from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, record_key
 from cognitionos_provider.run import RunContext
@@ -50,9 +50,8 @@ class _WorkerEdge:
     async def output_of(self, step_id: str) -> JsonValue:
         return decode_output(await asyncio.to_thread(self._ti.xcom_pull, task_ids=step_id, key=OUTPUT_KEY))
 
-    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
-        router = await self._hook.aget_router()
-        return await router.generate(request, on_attempt=on_attempt)
+    async def router(self) -> LLMRouter:
+        return await self._hook.aget_router()
 
     async def write_record(self, record: StepRecord) -> None:
         # Not into XCom: Airflow deletes a task's XComs when a worker starts its next try.

@@ -17,7 +17,7 @@ from airflow.triggers.base import (
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
-from cognitionos_provider.llm.request import LLMRequest, LLMResponse
+from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.observability import set_trace_id
 from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
 from cognitionos_provider.run import RunContext
@@ -79,9 +79,8 @@ class _TriggerEdge:
         )
         return decode_output(stored)
 
-    async def ask(self, request: LLMRequest, on_attempt: Any) -> LLMResponse:
-        router = await LLMHook().aget_router()
-        return await router.generate(request, on_attempt=on_attempt)
+    async def router(self) -> LLMRouter:
+        return await LLMHook().aget_router()
 
     async def write_record(self, record: StepRecord) -> None:
         await XCom.aset(
