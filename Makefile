@@ -12,7 +12,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test test-long unit lint lock clean
+.PHONY: help demo up test test-long unit lint bench lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ lint: $(INSTALLED_DEV) ## Check style, types and who imports whom
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## Measure publishing, a fan-out and a chain (ARGS="--database postgresql://..." for PostgreSQL)
+	@$(BIN)/python -m benchmarks.way_of_a_request $(ARGS)
 
 lock: $(INSTALLED_DEV) ## Write the lock files anew from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(COMPILE) --all-extras --group stack --output-file requirements.lock pyproject.toml

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -15,7 +16,20 @@ logger = get_logger(__name__)
 
 
 class UnknownOutcome(Problem):
-    """A request was sent to Airflow and its answer got lost: the run may have started, or may yet."""
+    """A request was sent to Airflow and nothing tells what came of it: the run may have started, or may yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why one request has not given a run, as our own answer would tell it."""
+
+    status: int
+    detail: str
+    errors: tuple[tuple[tuple[str, ...], str], ...] = ()
+    retry_after: int | None = None
+    is_certain: bool = True
+    """This request has started no run, and never will."""
+    ask_again: bool = False
 
 
 class AirflowClient:
@@ -40,62 +54,85 @@ class AirflowClient:
     async def start_run(self, dag_id: str, run_id: str, conf: dict[str, Any], *, token: str) -> None:
         """Start a run under an id of ours; 409 is Airflow's answer to a run that it has already.
 
-        :raises UnknownOutcome: 503, Airflow may have started the run, or may yet.
-        :raises Problem: no run was started: 503 where Airflow can't be reached or is broken, 403, 409 or 422
-            where it refuses.
+        :raises UnknownOutcome: Airflow may have started the run, or may yet: its answer got lost, or was a 5xx,
+            which it or a proxy before it may give after the run was committed. Mostly 503; where the repeated
+            request was refused, the status of that refusal.
+        :raises Problem: no run was started: 503 where Airflow can't be reached, 403, 409 or 422 where it refuses.
         """
-        path, run = (
-            f"/api/v2/dags/{dag_id}/dagRuns",
-            {"dag_run_id": run_id, "logical_date": None, "conf": conf},
+        run = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        failure = await self._ask(dag_id, run, token)
+        is_certain = True
+        if failure is not None and failure.ask_again:
+            # The run id makes it safe. Whatever else this answer says, it says nothing about the first request.
+            is_certain = False
+            failure = await self._ask(dag_id, run, token)
+        if failure is None:
+            return
+        kind, outcome = (
+            (Problem, "no run was started")
+            if is_certain and failure.is_certain
+            else (UnknownOutcome, "a run may or may not have started")
         )
+        raise kind(
+            failure.status,
+            f"{failure.detail}; {outcome}",
+            errors=failure.errors,
+            retry_after=failure.retry_after,
+        )
+
+    async def _ask(self, dag_id: str, run: dict[str, Any], token: str) -> _Failure | None:
         try:
-            try:
-                answer = await self._post(path, run, token)
-            except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
-                # An idle connection that Airflow has just closed; the run id makes it safe to ask again.
-                answer = await self._post(path, run, token)
+            answer = await self._http.post(
+                f"/api/v2/dags/{dag_id}/dagRuns", json=run, headers={"Authorization": f"Bearer {token}"}
+            )
         except httpx.HTTPError as error:
             logger.warning("Airflow could not be reached", extra={"url": self.url, "error": repr(error)})
-            name = type(error).__name__
-            if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
-                raise Problem(
-                    503, f"Airflow could not be reached ({name}); no run was started", retry_after=2
-                ) from error
-            raise UnknownOutcome(
-                503, f"Airflow did not answer ({name}); a run may or may not have started", retry_after=2
-            ) from error
-        if not answer.is_success and answer.status_code != httpx.codes.CONFLICT:
-            raise self._refusal(dag_id, answer)
-
-    async def _post(self, path: str, body: dict[str, Any], token: str) -> httpx.Response:
-        return await self._http.post(path, json=body, headers={"Authorization": f"Bearer {token}"})
-
-    @staticmethod
-    def _refusal(dag_id: str, answer: httpx.Response) -> Problem:
+            return _unreached(error)
+        if answer.is_success or answer.status_code == httpx.codes.CONFLICT:
+            return None
         detail = _detail(answer)
         logger.warning("Airflow refused a run", extra={"status": answer.status_code, "detail": detail})
-        match answer.status_code:
-            case httpx.codes.UNAUTHORIZED:
-                return Problem(
-                    503,
-                    "Airflow's api-server does not accept a token that this facade accepts; do both have the "
-                    "same [api_auth] jwt_secret? No run was started",
-                    retry_after=5,
-                )
-            case httpx.codes.FORBIDDEN:
-                return Problem(403, f"Airflow does not let the caller start {dag_id}: {detail}")
-            case httpx.codes.BAD_REQUEST | httpx.codes.UNPROCESSABLE_ENTITY:
-                return Problem(
-                    422, f"Airflow refused the run: {detail}", errors=[(("body", "inputs"), detail)]
-                )
-            case httpx.codes.NOT_FOUND:
-                return Problem(409, f"Airflow has no DAG {dag_id} any more: {detail}")
-            case status:
-                return Problem(503, f"Airflow answered {status}; no run was started", retry_after=2)
+        return _refusal(dag_id, answer.status_code, detail)
 
     async def is_reachable(self) -> bool:
         """Whether the api-server answers."""
         return (await self._http.get("/api/v2/version")).is_success
+
+
+def _unreached(error: httpx.HTTPError) -> _Failure:
+    name = type(error).__name__
+    if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)):
+        return _Failure(503, f"Airflow could not be reached ({name})", retry_after=2)
+    return _Failure(
+        503,
+        f"Airflow did not answer ({name})",
+        retry_after=2,
+        is_certain=False,
+        # Mostly an idle connection that Airflow has just closed. After a timeout, Airflow has enough to do.
+        ask_again=isinstance(error, (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)),
+    )
+
+
+def _refusal(dag_id: str, status: int, detail: str) -> _Failure:
+    match status:
+        case httpx.codes.UNAUTHORIZED:
+            return _Failure(
+                503,
+                "Airflow's api-server does not accept a token that this facade accepts; give both the same "
+                "[api_auth] jwt_secret",
+                retry_after=5,
+            )
+        case httpx.codes.FORBIDDEN:
+            return _Failure(403, f"Airflow does not let the caller start {dag_id}: {detail}")
+        case httpx.codes.BAD_REQUEST | httpx.codes.UNPROCESSABLE_ENTITY:
+            return _Failure(422, f"Airflow refused the run: {detail}", errors=((("body", "inputs"), detail),))
+        case httpx.codes.NOT_FOUND:
+            return _Failure(409, f"Airflow has no DAG {dag_id} any more: {detail}")
+        case _:
+            broken = status >= httpx.codes.INTERNAL_SERVER_ERROR
+            return _Failure(
+                503, f"Airflow answered {status}", retry_after=2, is_certain=not broken, ask_again=broken
+            )
 
 
 def _detail(answer: httpx.Response) -> str:

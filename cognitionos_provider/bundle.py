@@ -59,15 +59,20 @@ class WorkflowBundle(BaseDagBundle):
         """Write, replace and remove what changed since the last time; reads one narrow query when nothing did."""
         with self.lock(), self._session_factory() as session:
             wanted = {dag_file_name(found.dag_id): found for found in deployments(session)}
+            there = {path.name for path in _dag_files(self.path)}
             if self._markers is None:
                 self._markers = _read_markers(self.path)
+            # What somebody removed (the default folder is a temporary one) is written again.
+            self._markers = {name: marker for name, marker in self._markers.items() if name in there}
             stale = {
                 name: found for name, found in wanted.items() if self._markers.get(name) != _marker(found)
             }
             definitions = load_definitions(session, [found.dag_id for found in stale.values()])
             for name, found in stale.items():
                 text = definitions[found.dag_id]
-                source = dag_file(text, scheduled=found.scheduled, marker=_marker(found))
+                source = dag_file(
+                    text, scheduled=found.scheduled, start_date=found.since, marker=_marker(found)
+                )
                 _write(self.path / name, source)
                 self._markers[name] = _marker(found)
             gone = self._markers.keys() - wanted.keys()
@@ -87,7 +92,7 @@ def _airflow_session() -> AbstractContextManager[Session]:
 
 
 def _marker(found: Deployment) -> str:
-    return f"content {found.content_hash} scheduled {found.scheduled}"
+    return f"content {found.content_hash} scheduled {found.scheduled} since {found.since.isoformat()}"
 
 
 def _read_markers(folder: Path) -> dict[str, str]:

@@ -62,6 +62,7 @@ __all__ = [
     "RedisConfig",
     "SecurityConfig",
     "get_config",
+    "get_llm_config",
 ]
 
 # The small, current model of each provider: a default spends its user's money, and a chain that falls back
@@ -271,6 +272,22 @@ class Config(BaseModel):
                 if at and ":" in login:
                     password = login.split(":", 1)[1]
                     yield from (url, password, unquote(password))
+
+
+@cache
+def get_llm_config() -> LLMConfig:
+    """The LLM section alone, for steps: they need no other, and must not fail of one.
+
+    In Kubernetes, for one, a service that is named ``redis`` sets a ``REDIS_PORT`` that is no port.
+    """
+    problems: list[str] = []
+    llm = read(LLMConfig, problems)
+    if llm is None:
+        raise ConfigurationError("\n".join(problems))
+    for key in (llm.openai_api_key, llm.anthropic_api_key):
+        if key is not None:
+            mask_secret(key.get_secret_value())
+    return llm
 
 
 @cache

@@ -37,8 +37,8 @@ RECORD_KEY_PREFIX = "cognitionos.record."
 def record_key(try_number: int) -> str:
     """Return the key of a try's record.
 
-    Each try has its own, so that a try never hides the calls of the one before, and a triggerer that was frozen
-    and wakes up can't overwrite what a later try wrote.
+    Each try has its own, so that a try never hides the calls of the one before. A try may be run twice, by another
+    triggerer after the first one died; it then goes on with the record that it finds.
     """
     return f"{RECORD_KEY_PREFIX}{try_number:04d}"
 

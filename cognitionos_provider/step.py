@@ -10,19 +10,21 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cognitionos_provider.definitions import Step, Workflow, evaluate, references, render
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
-from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
 from cognitionos_provider.record import StepRecord, clean
 from cognitionos_provider.run import RunContext
+
+if TYPE_CHECKING:
+    from cognitionos_provider.llm import LLMRouter
 
 __all__ = ["Outcome", "StepEdge", "StepSpec", "run_step"]
 
@@ -30,6 +32,12 @@ DEFAULT_SYSTEM_PROMPT = (
     "You carry out one step of an automated data workflow. You are told the step's name, the capability that it "
     "calls for, its inputs, and the outputs of the steps before it. Answer with the step's result and nothing else."
 )
+
+
+_T = TypeVar("_T")
+
+DEADLINE_MARGIN = 0.25
+"""Seconds that a step may take beyond its timeout."""
 
 
 class StepSpec(BaseModel):
@@ -46,8 +54,11 @@ class StepSpec(BaseModel):
     """On a step that waits for no other: checked first, since Airflow's Trigger form checks only a part of it."""
 
     @classmethod
-    def of(cls, workflow: Workflow, step: Step) -> StepSpec:
-        """Compile a step's specification."""
+    def of(cls, workflow: Workflow, step: Step, *, checks_inputs: bool = True) -> StepSpec:
+        """Compile a step's specification.
+
+        :param checks_inputs: whether it carries the workflow's input schema, if it waits for no other step.
+        """
         needs = _read_steps(step)
         if step.llm is None or step.llm.prompt is None:
             needs.update(step.depends_on)
@@ -58,7 +69,7 @@ class StepSpec(BaseModel):
         }
         if needs:
             given["needs"] = tuple(sorted(needs))
-        if workflow.input_schema is not None and not step.depends_on:
+        if checks_inputs and workflow.input_schema is not None and not step.depends_on:
             given["input_schema"] = workflow.input_schema
         return cls(**given)
 
@@ -101,6 +112,9 @@ class StepEdge(Protocol):
     async def router(self) -> LLMRouter:
         """Return who asks the models."""
 
+    async def read_record(self) -> StepRecord | None:
+        """Return what was kept of this try before, by a process that died; None in most cases."""
+
     async def write_record(self, record: StepRecord) -> None:
         """Keep the record of this try, in place of what was kept of it before."""
 
@@ -117,7 +131,8 @@ async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: i
     recorder = _Recorder(edge)
     step = spec.step
     try:
-        async with asyncio.timeout(step.timeout_seconds):
+        # The router keeps the deadline, and tells what was asked until then; this is for what is not the router's.
+        async with asyncio.timeout(step.timeout_seconds + DEADLINE_MARGIN):
             outcome = await _StepRun(spec, run, edge, recorder, passes).outcome()
     except TimeoutError:
         outcome = Outcome(
@@ -150,12 +165,17 @@ class _StepRun:
     ) -> None:
         self.spec, self.step, self.run, self.edge, self.recorder = spec, spec.step, run, edge, recorder
         self.retry = spec.step.retry if passes is None else Retry(max_attempts=passes)
+        self.others_retry = passes is not None
+        self.told: dict[str, str] = {}
         self.deadline = time.monotonic() + spec.step.timeout_seconds
 
     async def outcome(self) -> Outcome:
         if self.spec.input_schema is not None:
-            _check_inputs(self.spec.input_schema, self.run)
-        outputs = await asyncio.gather(*map(self.edge.output_of, self.spec.needs))
+            # In a thread: a schema may take its time.
+            await asyncio.to_thread(_check_inputs, self.spec.input_schema, self.run)
+        _, outputs = await asyncio.gather(
+            self.recorder.resume(), asyncio.gather(*map(self.output_of, self.spec.needs))
+        )
         self.outputs = dict(zip(self.spec.needs, outputs, strict=True))
         context: dict[str, Any] = {
             "inputs": self.run.inputs,
@@ -168,6 +188,23 @@ class _StepRun:
         if self.step.for_each is None:
             return Outcome("success", output=await self.answer(context))
         return await self.answers(context)
+
+    async def output_of(self, step_id: str) -> JsonValue:
+        return await self.again(lambda: self.edge.output_of(step_id))
+
+    async def again(self, read: Callable[[], Awaitable[_T]]) -> _T:
+        """Read something of Airflow, again after a while where it does not answer: a step fails for good."""
+        pause = self.step.retry.backoff_seconds
+        for _ in range(self.step.retry.max_attempts - 1):
+            try:
+                return await read()
+            except CognitionOSError:
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever the channel to Airflow raises
+                self.edge.log("warning", f"Airflow could not be asked, trying again: {error!r}")
+            await asyncio.sleep(min(pause, self.step.retry.max_backoff_seconds))
+            pause *= self.step.retry.backoff_multiplier
+        return await read()
 
     async def answers(self, context: Mapping[str, Any]) -> Outcome:
         """Ask once for each item of the list, a bounded number at a time."""
@@ -187,8 +224,9 @@ class _StepRun:
             async with places:
                 try:
                     return await self.answer({**context, "item": item}), None
-                except CognitionOSError as error:
-                    return {"error": str(error)}, error
+                except Exception as error:  # noqa: BLE001 - one item must not take the others with it
+                    message = str(error) if isinstance(error, CognitionOSError) else f"{error!r}"
+                    return {"error": clean(message)}, error
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(one(item)) for item in items]
@@ -210,7 +248,9 @@ class _StepRun:
             return (await self.ask(messages)).content
         for _ in range(self.retry.max_attempts):
             response = await self.ask(messages)
-            value, problem = parse_json_answer(response.content, self.step.output_schema)
+            value, problem = await asyncio.to_thread(
+                parse_json_answer, response.content, self.step.output_schema
+            )
             if problem is None:
                 return value
             self.edge.log("warning", f"the answer breaks output_schema: {problem}", model=response.model)
@@ -221,7 +261,10 @@ class _StepRun:
                     role="user", content=f"That does not satisfy the JSON Schema: {problem}. Answer again."
                 ),
             ]
-        raise LLMError(f"Step {self.step.step_id!r}: the answer breaks output_schema: {problem}")
+        raise LLMError(
+            f"Step {self.step.step_id!r}: the answer breaks output_schema: {problem}",
+            can_retry=self.others_retry,
+        )
 
     async def ask(self, messages: Sequence[Message]) -> LLMResponse:
         llm = self.step.llm
@@ -233,7 +276,7 @@ class _StepRun:
             timeout_seconds=max(self.deadline - time.monotonic(), 0.001),
             retry=self.retry,
         )
-        router = await self.edge.router()
+        router = await self.again(self.edge.router)
         return await router.generate(
             request,
             on_attempt=self.recorder.add,
@@ -261,13 +304,18 @@ class _StepRun:
             if self.run.given:
                 parts.append(f"Inputs of the run:\n{_text(self.run.given)}")
             parts += [
-                f"Output of step {step_id!r}:\n{_text(self.outputs[step_id])}"
-                for step_id in self.step.depends_on
+                f"Output of step {step_id!r}:\n{self.tell(step_id)}" for step_id in self.step.depends_on
             ]
         return [
             Message(role="system", content=clean(_text(system))),
             Message(role="user", content=clean("\n\n".join(parts))),
         ]
+
+    def tell(self, step_id: str) -> str:
+        """Return another step's output as text, made once however many items are told."""
+        if step_id not in self.told:
+            self.told[step_id] = _text(self.outputs[step_id])
+        return self.told[step_id]
 
 
 def _text(value: JsonValue) -> str:
@@ -289,8 +337,8 @@ def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonV
     if text.startswith("```"):
         text = text.partition("\n")[2].rpartition("```")[0]
     try:
-        value: JsonValue = json.loads(text)
-    except ValueError as error:
+        value: JsonValue = clean(json.loads(text))
+    except (ValueError, RecursionError) as error:
         return None, f"it is not JSON ({error})"
     if problems := value_violations(schema, value):
         where = ".".join(map(str, problems[0].loc))
@@ -306,6 +354,16 @@ class _Recorder:
         self._record = StepRecord()
         self._dirty = False
         self._writer: asyncio.Task[None] | None = None
+
+    async def resume(self) -> None:
+        """Go on with the record of a process that died in the middle of this try."""
+        try:
+            before = await self._edge.read_record()
+        except Exception as error:  # noqa: BLE001 - a record that can't be read must not fail the step
+            self._edge.log("warning", f"what this try did before could not be read: {error!r}")
+            return
+        if before is not None:
+            self._record.attempts[:0] = before.attempts
 
     async def add(self, attempt: Attempt) -> None:
         self._record.attempts.append(attempt)

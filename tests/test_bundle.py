@@ -141,3 +141,19 @@ def test_initialize_needs_no_database(tmp_path, monkeypatch):
     bundle.initialize()
     assert bundle.path.is_dir()
     assert bundle.get_current_version() is None
+
+
+def test_a_file_that_was_removed_is_written_again(session, make_bundle):
+    post(session)
+    bundle = make_bundle()
+    bundle.refresh()
+    (bundle.path / "w.v1.0.0.py").unlink()
+    bundle.refresh()
+    assert set(files(bundle)) == {"w.v1.0.0.py"}
+
+
+def test_a_schedule_does_not_reach_back_behind_the_versions_activation(session, make_bundle):
+    post(session)
+    bundle = make_bundle()
+    bundle.refresh()
+    assert f'start_date="{NOW.isoformat()}"' in (bundle.path / "w.v1.0.0.py").read_text()

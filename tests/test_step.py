@@ -6,7 +6,8 @@ import json
 import pytest
 
 from cognitionos_provider.definitions import Workflow
-from cognitionos_provider.llm import create_llm_router
+from cognitionos_provider.llm import Attempt, create_llm_router
+from cognitionos_provider.record import StepRecord
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.simulator import SimulatorServer
 from cognitionos_provider.step import StepSpec, parse_json_answer, run_step
@@ -42,6 +43,7 @@ class Edge:
     def __init__(self, router, outputs=None):
         self._router = router
         self.outputs = outputs or {}
+        self.before = None
         self.records = []
         self.lines = []
 
@@ -50,6 +52,9 @@ class Edge:
 
     async def router(self):
         return self._router
+
+    async def read_record(self):
+        return self.before
 
     async def write_record(self, record):
         self.records.append(record.model_copy(deep=True))
@@ -209,9 +214,13 @@ async def test_the_deadline_ends_the_step_however_slow_the_provider_is(sim, rout
     sim.configure({"latency": 2})
     loop = asyncio.get_running_loop()
     started = loop.time()
-    outcome = await run_step(spec_of({"timeout_seconds": 0.4}), run_of(), Edge(router))
-    assert loop.time() - started < 1.5
+    edge = Edge(router)
+    outcome = await run_step(spec_of({"timeout_seconds": 0.4}), run_of(), edge)
+    assert 0.35 < loop.time() - started < 1.5
     assert outcome.state == "failed"
+    assert outcome.can_retry
+    assert "0.4 s" in outcome.error
+    assert [attempt.error_class for attempt in edge.records[-1].attempts] == ["timeout"]
 
 
 async def test_one_pass_is_made_where_somebody_else_makes_the_retries(sim, router):
@@ -244,7 +253,7 @@ async def test_whatever_breaks_in_the_edge_is_the_outcome_and_never_an_exception
         async def write_record(self, record):
             raise RuntimeError("and so is the database")
 
-    spec = spec_of({"depends_on": ["a"]}, {"step_id": "a"})
+    spec = spec_of({"depends_on": ["a"], "retry": {"backoff_seconds": 0}}, {"step_id": "a"})
     outcome = await run_step(spec, run_of(), Broken(router))
     assert outcome.state == "failed"
     assert "RuntimeError: the supervisor is gone" in outcome.error
@@ -271,3 +280,66 @@ async def test_a_cancelled_step_closes_its_call(sim, router):
         while sim.calls()[0]["finished"] is None:
             await asyncio.sleep(0.01)
     assert [call["disconnected"] for call in sim.calls()] == [True]
+
+
+async def test_an_airflow_that_does_not_answer_at_once_is_asked_again(sim, router):
+    class Hesitant(Edge):
+        asked = 0
+
+        async def output_of(self, step_id):
+            self.asked += 1
+            if self.asked < 3:
+                raise ConnectionError("the database is away")
+            return "there"
+
+    spec = spec_of({"depends_on": ["a"], "retry": {"backoff_seconds": 0}}, {"step_id": "a"})
+    edge = Hesitant(router)
+    assert (await run_step(spec, run_of(), edge)).state == "success"
+    assert [level for level, _ in edge.lines].count("warning") == 2
+
+
+async def test_a_try_that_another_process_began_goes_on_with_its_record(sim, router):
+    lost = Attempt(provider="openai", model="gpt-4", outcome="error", possibly_billed=True)
+    edge = Edge(router)
+    edge.before = StepRecord(attempts=[lost])
+    assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
+    assert [attempt.possibly_billed for attempt in edge.records[-1].attempts] == [True, False]
+
+
+async def test_a_record_that_can_not_be_read_hinders_nothing(sim, router):
+    class Unreadable(Edge):
+        async def read_record(self):
+            raise ValueError("garbage")
+
+    edge = Unreadable(router)
+    assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
+    assert edge.lines[0][0] == "warning"
+
+
+async def test_what_no_database_can_hold_is_cleaned_from_structured_answers_too(sim, router):
+    sim.configure({"answer": '{"a": "x\\u0000y\\ud800"}'})
+    outcome = await run_step(spec_of({"output_schema": {"type": "object"}}), run_of(), Edge(router))
+    assert outcome.output == {"a": "x\ufffdy\ufffd"}
+    assert len(sim.calls()) == 1
+
+
+async def test_an_item_whose_answer_is_nested_without_end_does_not_take_the_others_with_it(sim, router):
+    sim.configure({"match": {"contains": "item b"}, "answer": "[" * 100_000})
+    sim.configure({"answer": "{}"})
+    step = {
+        "for_each": "inputs.list",
+        "llm": {"prompt": "item {{ item }}"},
+        "output_schema": {"type": "object"},
+        "on_item_error": "keep",
+        "retry": {"max_attempts": 1},
+    }
+    outcome = await run_step(spec_of(step), run_of(list=["a", "b", "c"]), Edge(router))
+    assert outcome.state == "success"
+    assert [sorted(item) for item in outcome.output] == [[], ["error"], []]
+
+
+async def test_where_somebody_else_makes_the_retries_a_broken_answer_is_worth_one(sim, router):
+    sim.configure({"answer": "no JSON"})
+    outcome = await run_step(spec_of({"output_schema": {"type": "object"}}), run_of(), Edge(router), passes=1)
+    assert outcome.can_retry
+    assert len(sim.calls()) == 1

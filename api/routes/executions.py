@@ -91,6 +91,10 @@ async def execute_workflow(
     except Problem as problem:
         keep = isinstance(problem, UnknownOutcome)
         if not await in_session(lambda session: _has_started(session, row, keep=keep)):
+            if keep:
+                problem.detail += (
+                    f": look at /api/v3/workflows/executions/{row.execution_id} before you start another"
+                )
             raise
     logger.info(
         "Execution started",

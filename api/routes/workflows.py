@@ -104,7 +104,9 @@ def get_workflows(
         place = Cursor.decode(cursor) if cursor else None
     except ValueError as error:
         raise Problem(422, str(error), errors=[(("query", "cursor"), str(error))]) from error
-    page = list_workflows(session, limit=limit, cursor=place, tag=tag, status=status, q=q)
+    page = list_workflows(
+        session, limit=limit, cursor=place, tag=tag, status=status, q=q, drafts=caller.may_author()
+    )
     states = dag_states(session, [row.dag_id for row in page.rows])
     return WorkflowList(
         workflows=[_summarize(row, states[row.dag_id]) for row in page.rows if _may_read(caller, row)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from importlib import import_module
 from typing import Any
 
@@ -16,16 +17,20 @@ __all__ = ["build_dag", "dag_from_json", "dag_from_workflow"]
 EXECUTION_MODES: tuple[ExecutionMode, ...] = ("triggerer", "worker")
 
 
-def dag_from_json(definition: str, *, scheduled: bool) -> DAG:
+def dag_from_json(definition: str, *, scheduled: bool, start_date: str | None = None) -> DAG:
     """Return the DAG of a stored definition; what a generated DAG file calls.
 
     :param definition: the workflow as JSON text.
     :param scheduled: whether this version follows the workflow's schedule.
+    :param start_date: when it was activated (ISO 8601): the schedule starts with the next slot after that.
     """
-    return dag_from_workflow(Workflow.from_json(definition), scheduled=scheduled)
+    since = None if start_date is None else datetime.fromisoformat(start_date)
+    return dag_from_workflow(Workflow.from_json(definition), scheduled=scheduled, start_date=since)
 
 
-def dag_from_workflow(workflow: Workflow, *, scheduled: bool = True) -> DAG:
+def dag_from_workflow(
+    workflow: Workflow, *, scheduled: bool = True, start_date: datetime | None = None
+) -> DAG:
     """Compile a workflow with this deployment's settings (``[cognitionos]`` in Airflow's configuration).
 
     :raises ConfigurationError: ``execution_mode`` is none that we know.
@@ -37,7 +42,11 @@ def dag_from_workflow(workflow: Workflow, *, scheduled: bool = True) -> DAG:
             f"[cognitionos] execution_mode is {asked!r}; it must be one of {', '.join(EXECUTION_MODES)}"
         )
     queue = conf.get("cognitionos", "agents_queue", fallback="agents")
-    return build_dag(compile_workflow(workflow, scheduled=scheduled, execution_mode=mode, agents_queue=queue))
+    return build_dag(
+        compile_workflow(
+            workflow, scheduled=scheduled, start_date=start_date, execution_mode=mode, agents_queue=queue
+        )
+    )
 
 
 def build_dag(spec: DagSpec) -> DAG:

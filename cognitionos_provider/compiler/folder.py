@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from airflow.sdk import DAG
 from pydantic import ValidationError
 
 from cognitionos_provider.compiler.dag import dag_from_workflow
-from cognitionos_provider.definitions import Workflow, as_definition_error
-from cognitionos_provider.exceptions import CognitionOSError, DefinitionError
+from cognitionos_provider.definitions import Workflow, as_definition_error, version_key
+from cognitionos_provider.exceptions import DefinitionError
 
 __all__ = ["BrokenWorkflowFile", "dags_from_folder", "load_workflow_file"]
 
@@ -22,14 +23,16 @@ SUFFIXES = (".json", ".yaml", ".yml")
 def dags_from_folder(folder: Path, namespace: dict[str, Any]) -> None:
     """Put the DAG of each workflow file into a DAG file's globals.
 
-    A file that can't be compiled becomes an import error of its own, under its own name, and hinders no other.
+    A draft is checked, and becomes none. Of several versions of a workflow, the highest follows the schedule. A file
+    that can't be compiled becomes an import error of its own, under its own name, and hinders no other.
     """
-    seen: dict[str, str] = {}
+    workflows: dict[str, Workflow] = {}
+    names: dict[str, str] = {}
     for path in sorted(path for path in folder.glob("**/*") if path.suffix in SUFFIXES):
         name = path.relative_to(folder.parent).as_posix()
         try:
             workflow = load_workflow_file(path)
-            if other := seen.get(workflow.dag_id):
+            if other := names.get(workflow.dag_id):
                 raise DefinitionError(
                     [
                         (
@@ -38,11 +41,21 @@ def dags_from_folder(folder: Path, namespace: dict[str, Any]) -> None:
                         )
                     ]
                 )
-            dag = dag_from_workflow(workflow)
-            seen[workflow.dag_id] = name
-        except (CognitionOSError, OSError) as error:
-            dag = BrokenWorkflowFile(name, str(error))
-        namespace[f"dag_{len(namespace)}"] = dag
+            names[workflow.dag_id] = name
+            if workflow.status == "active":
+                workflows[name] = workflow
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with one file, the others are compiled
+            namespace[f"dag_{name}"] = BrokenWorkflowFile(name, str(error) or repr(error))
+    highest: dict[str, tuple[int, int, int]] = {}
+    for workflow in workflows.values():
+        version = version_key(workflow.version)
+        highest[workflow.workflow_id] = max(version, highest.get(workflow.workflow_id, version))
+    for name, workflow in workflows.items():
+        try:
+            scheduled = highest[workflow.workflow_id] == version_key(workflow.version)
+            namespace[f"dag_{name}"] = dag_from_workflow(workflow, scheduled=scheduled)
+        except Exception as error:  # noqa: BLE001
+            namespace[f"dag_{name}"] = BrokenWorkflowFile(name, str(error) or repr(error))
 
 
 def load_workflow_file(path: Path) -> Workflow:
@@ -72,7 +85,9 @@ class BrokenWorkflowFile(DAG):
     def __init__(self, name: str, problem: str) -> None:
         self._name = name
         self._problem: str | None = None
-        super().__init__(f"broken.{name.replace('/', '.')}", schedule=None)
+        # A file's name need not be a DAG id.
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        super().__init__(f"broken.{digest}", schedule=None)
         self._problem = problem
 
     @property

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from cognitionos_provider.definitions import Step, Workflow, execution_order
 from cognitionos_provider.definitions.schema import value_violations
+from cognitionos_provider.exceptions import DefinitionError
 from cognitionos_provider.step import StepSpec
 
 __all__ = ["LLM_STEP_OPERATOR", "DagSpec", "ExecutionMode", "TaskSpec", "compile_workflow"]
@@ -24,15 +25,29 @@ LLM_STEP_OPERATOR = "cognitionos_provider.operators.llm.LLMStepOperator"
 TRIGGER_MARGIN = timedelta(minutes=10)
 WORKER_MARGIN = timedelta(minutes=1)
 
+# Bytes that copies of the input schema may take in a DAG.
+MAX_SCHEMA_COPIES = 64 << 10
+
 # Airflow refuses longer tags.
 MAX_TAG_LENGTH = 100
 
-# Fixed, and long gone: a cron schedule starts with the next slot after the DAG appears, since there is no catch-up.
+# Of a workflow whose activation is not known, since it is kept in a file. As with any other DAG file, Airflow then
+# runs the last slot of the schedule that has passed as soon as it sees the DAG.
 START_DATE = datetime(2024, 1, 1, tzinfo=UTC)
 
-# A param can't reach what a reference refers to elsewhere in the schema. And Airflow would match a pattern in its
-# api-server and its scheduler, without a bound in time. The facade and the first step check both.
-_UNFIT_FOR_PARAMS = re.compile(r'"(\$ref|\$dynamicRef|pattern|patternProperties)":')
+# Where Airflow's UI makes the form from, and Airflow checks a run's conf by: everything of JSON Schema but what a
+# param can't reach (references into the rest of the schema), and what Airflow would check in its api-server and
+# scheduler without a bound in time (patterns, uniqueness). The facade and the first step check all of it. An
+# annotation with the name of an argument of Airflow's own (``source``) would make a DAG that can't be read back.
+# fmt: off
+_PARAM_KEYWORDS = frozenset({
+    "additionalProperties", "allOf", "anyOf", "const", "default", "description", "description_md", "enum", "examples",
+    "exclusiveMaximum", "exclusiveMinimum", "format", "items", "maxItems", "maxLength", "maxProperties", "maximum",
+    "minItems", "minLength", "minProperties", "minimum", "multipleOf", "not", "oneOf", "prefixItems", "properties",
+    "required", "title", "type", "values_display",
+})
+# fmt: on
+_UNFIT_FOR_PARAMS = re.compile(r'"(\$ref|\$dynamicRef|pattern|patternProperties|uniqueItems)":')
 
 ExecutionMode = Literal["triggerer", "worker"]
 
@@ -61,33 +76,47 @@ def compile_workflow(
     workflow: Workflow,
     *,
     scheduled: bool,
+    start_date: datetime | None = None,
     execution_mode: ExecutionMode = "triggerer",
     agents_queue: str = "agents",
 ) -> DagSpec:
     """Compile a workflow version.
 
     :param scheduled: whether this version follows the workflow's ``schedule``; the highest active one does.
+    :param start_date: when the version was activated; its schedule does not reach back behind that.
     :param execution_mode: where LLM steps run.
     :param agents_queue: the queue of LLM steps that run on a worker.
     """
+    operators = [index for index, step in enumerate(workflow.steps) if step.operator is not None]
+    if operators:
+        raise DefinitionError(
+            [
+                (("steps", index, "operator"), "No Airflow operator is allowed as a step yet")
+                for index in operators
+            ]
+        )
     order = execution_order(workflow.steps)
     steps = {step.step_id: step for step in workflow.steps}
+    checking = _checking_steps(workflow, order)
     return DagSpec(
         dag_id=workflow.dag_id,
-        arguments=_dag_arguments(workflow, scheduled),
+        arguments=_dag_arguments(workflow, scheduled, start_date or START_DATE),
         params=_params(workflow.input_schema),
-        tasks=tuple(_llm_task(workflow, steps[step_id], execution_mode, agents_queue) for step_id in order),
+        tasks=tuple(
+            _llm_task(workflow, steps[step_id], step_id in checking, execution_mode, agents_queue)
+            for step_id in order
+        ),
     )
 
 
-def _dag_arguments(workflow: Workflow, scheduled: bool) -> dict[str, Any]:
+def _dag_arguments(workflow: Workflow, scheduled: bool, start_date: datetime) -> dict[str, Any]:
     # Each of these has a default that a deployment may change (airflow.cfg, [core] and [scheduler]); a workflow
     # must behave the same everywhere.
     return {
         "description": workflow.description or workflow.name,
         "schedule": workflow.schedule if scheduled else None,
         "timezone": workflow.timezone,
-        "start_date": START_DATE,
+        "start_date": start_date,
         "catchup": False,
         "is_paused_upon_creation": False,
         "max_active_runs": workflow.max_active_runs,
@@ -115,7 +144,8 @@ def _params(input_schema: dict[str, JsonValue] | None) -> dict[str, dict[str, An
 
     Every param has a value: Airflow 3.3's triggerer dies of a param without one (``process_params`` raises before
     the trigger exists), and with it every other step that it runs. So a property without a default gets ``null``,
-    which is valid for one that may be left out, and is refused by Airflow's own check for one that is required.
+    which is valid for one that may be left out. For one that is required Airflow's own check refuses it where the
+    property says what it must be, and the first step does where it does not.
     """
     if not input_schema:
         return {}
@@ -125,15 +155,20 @@ def _params(input_schema: dict[str, JsonValue] | None) -> dict[str, dict[str, An
         return {}
     params: dict[str, dict[str, Any]] = {}
     for name, schema in sorted(properties.items()):
-        param = dict(schema) if isinstance(schema, dict) else {}
-        if _UNFIT_FOR_PARAMS.search(json.dumps(param)):
-            param = {key: param[key] for key in ("title", "description", "default") if key in param}
+        param = _fit_for_airflow(schema) if isinstance(schema, dict) else {}
         if "default" not in param:
             if not (isinstance(required, list) and name in required):
                 param = _or_null(param)
             param["default"] = None
         params[name] = param
     return params
+
+
+def _fit_for_airflow(schema: dict[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in schema.items() if key in _PARAM_KEYWORDS}
+    if _UNFIT_FOR_PARAMS.search(json.dumps(plain)):
+        return {key: plain[key] for key in ("title", "description", "default") if key in plain}
+    return plain
 
 
 def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -149,8 +184,24 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"anyOf": [{"type": "null"}, schema]}
 
 
-def _llm_task(workflow: Workflow, step: Step, mode: ExecutionMode, agents_queue: str) -> TaskSpec:
-    spec = StepSpec.of(workflow, step)
+def _checking_steps(workflow: Workflow, order: list[str]) -> frozenset[str]:
+    """Return the steps that check the run's inputs: those that wait for no other, so that none of them costs money.
+
+    Each carries the schema, and the whole DAG is sent for each trigger. A schema too large for that is checked by
+    the first of them alone; the run fails all the same.
+    """
+    if workflow.input_schema is None:
+        return frozenset()
+    depends = {step.step_id: step.depends_on for step in workflow.steps}
+    roots = [step_id for step_id in order if not depends[step_id]]
+    fits = len(roots) * len(json.dumps(workflow.input_schema)) <= MAX_SCHEMA_COPIES
+    return frozenset(roots if fits else roots[:1])
+
+
+def _llm_task(
+    workflow: Workflow, step: Step, checks_inputs: bool, mode: ExecutionMode, agents_queue: str
+) -> TaskSpec:
+    spec = StepSpec.of(workflow, step, checks_inputs=checks_inputs)
     deadline = timedelta(seconds=step.timeout_seconds)
     arguments: dict[str, Any] = {
         "spec": spec.canonical_json(),

@@ -1,4 +1,4 @@
-"""JSON values as a definition may hold them: finite numbers, bounded depth, storable text."""
+"""JSON values as a definition may hold them: numbers that can be kept, bounded depth, storable text."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from cognitionos_provider.definitions.violation import (
 __all__ = ["MAX_DEPTH", "STORABLE", "JsonObject", "Text", "json_violations", "strings_in", "text_problem"]
 
 MAX_DEPTH = 64
+# MessagePack, the format of Airflow's channel to its triggerer, has no larger ones; there one of them would
+# end the process, and again after each restart.
+_MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 
 def text_problem(text: str) -> str | None:
@@ -42,9 +45,15 @@ def _violations(root: object) -> Iterator[Violation]:
     stack: list[tuple[Loc, object]] = [((), root)]
     while stack:
         loc, value = stack.pop()
-        if value is None or isinstance(value, bool | int):
+        if value is None or isinstance(value, bool):
             continue
-        if isinstance(value, str):
+        if isinstance(value, int):
+            # Not quoted: Python refuses to write out an integer of thousands of digits.
+            if not _MIN_INTEGER <= value <= _MAX_INTEGER:
+                yield Violation(
+                    loc, "The integer is outside of -2**63 to 2**63-1, the 64 bits that Airflow carries; use a text or a float instead", "json"
+                )
+        elif isinstance(value, str):
             if problem := text_problem(value):
                 yield Violation(loc, f"The text {problem}", "json")
         elif isinstance(value, float):
@@ -97,7 +106,7 @@ def _storable(text: str) -> str:
 
 # pydantic's JsonValue takes NaN, and has no limit of depth of its own that a message could name.
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_bounded_object)]
-"""A JSON object of at most 64 levels with finite numbers."""
+"""A JSON object of at most 64 levels with finite numbers and integers of 64 bits."""
 
 STORABLE = AfterValidator(_storable)
 """For a text field: refuses what a database can't hold. Limits of length stand before it."""

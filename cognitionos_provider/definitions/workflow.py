@@ -46,7 +46,8 @@ Tag = Annotated[str, Field(strict=True, min_length=1, max_length=100), STORABLE]
 # Strict numbers: neither "300" nor true is a number of seconds.
 Seconds = Annotated[float, Field(strict=True, gt=0, le=_YEAR, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
-Dollars = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+# The most that a column NUMERIC(18, 9) holds.
+Dollars = Annotated[float, Field(strict=True, gt=0, le=999_999_999, allow_inf_nan=False)]
 ExpressionText = Annotated[str, Field(strict=True, min_length=1), STORABLE]
 
 

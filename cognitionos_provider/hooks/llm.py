@@ -10,16 +10,21 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseHook, conf
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import amask_secret
 from pydantic import SecretStr
 
-from cognitionos_provider.config import get_config
+from cognitionos_provider.config import get_llm_config
 from cognitionos_provider.llm import LLMRouter, create_llm_router
-from cognitionos_provider.observability import mask_secret
+from cognitionos_provider.observability import get_trace_id, mask_secret
 
 __all__ = ["LLMHook"]
 
 CONNECTION_TTL = 30.0
 """Seconds for which a connection that was read is believed: hundreds of steps start in the same second."""
+
+
+def _is_not_of_a_step(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or get_trace_id() is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +43,9 @@ class _Settings:
         return f"_Settings(default_models={self.default_models})"
 
     def router(self) -> LLMRouter:
-        # Its line for each request shows the address, which may hold a secret; the step's log says who is asked.
-        logging.getLogger("httpx2").setLevel(logging.WARNING)
+        # The HTTP client's line for each request shows its address, which may hold a secret, and the step's own log
+        # says who is asked. A filter is added once, however often.
+        logging.getLogger("httpx2").addFilter(_is_not_of_a_step)
         return create_llm_router(
             self.openai_api_key,
             self.anthropic_api_key,
@@ -69,6 +75,7 @@ class LLMHook(BaseHook):
     # One router for all steps of a process and event loop: its pooled connections are what makes many calls cheap.
     _routers: ClassVar[dict[tuple[int, _Settings], LLMRouter]] = {}
     _read: ClassVar[dict[str, tuple[float, _Settings]]] = {}
+    _reading: ClassVar[dict[tuple[int, str], asyncio.Task[_Settings]]] = {}
 
     def __init__(self, llm_conn_id: str | None = None) -> None:
         super().__init__()
@@ -103,20 +110,32 @@ class LLMHook(BaseHook):
 
     async def _asettings(self) -> _Settings:
         known = self._read.get(self.llm_conn_id)
-        if known is None or time.monotonic() - known[0] > CONNECTION_TTL:
-            try:
-                extra = (await self.aget_connection(self.llm_conn_id)).extra_dejson
-            except AirflowNotFoundException:
-                extra = {}
-            for name in ("openai_api_key", "anthropic_api_key"):
-                if key := extra.get(name):
-                    mask_secret(key)
-            known = self._read[self.llm_conn_id] = (time.monotonic(), _settings(extra))
-        return known[1]
+        if known is not None and time.monotonic() - known[0] <= CONNECTION_TTL:
+            return known[1]
+        # Of the many steps that start together, one reads; it is not to be cancelled with the step that began.
+        key = (id(asyncio.get_running_loop()), self.llm_conn_id)
+        if key not in self._reading:
+            self._reading[key] = asyncio.create_task(self._read_settings())
+            self._reading[key].add_done_callback(lambda _: self._reading.pop(key))
+        return await asyncio.shield(self._reading[key])
+
+    async def _read_settings(self) -> _Settings:
+        try:
+            extra = (await self.aget_connection(self.llm_conn_id)).extra_dejson
+        except AirflowNotFoundException:
+            extra = {}
+        settings = _settings(extra)
+        for secret in (settings.openai_api_key, settings.anthropic_api_key):
+            if secret is not None:
+                mask_secret(secret)
+                # Airflow masks a connection's extra as one text, and writes the task's log itself.
+                await amask_secret(secret)
+        self._read[self.llm_conn_id] = (time.monotonic(), settings)
+        return settings
 
 
 def _settings(extra: dict[str, Any]) -> _Settings:
-    llm = get_config().llm
+    llm = get_llm_config()
     return _Settings(
         openai_api_key=extra.get("openai_api_key") or _secret(llm.openai_api_key),
         anthropic_api_key=extra.get("anthropic_api_key") or _secret(llm.anthropic_api_key),

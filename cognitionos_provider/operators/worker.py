@@ -6,22 +6,39 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from airflow.sdk import BaseXCom
 from airflow.sdk.execution_time.context import NEVER_EXPIRE
 from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.observability import trace_context
-from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, record_key
+from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.step import Outcome, StepSpec, run_step
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-__all__ = ["run_on_worker"]
+__all__ = ["run_on_worker", "write_output"]
 
 log = structlog.get_logger("cognitionos")
+
+
+def write_output(ti: Any, output: JsonValue) -> None:
+    """Keep a step's output where the trigger's event would put it.
+
+    In the database, whatever backend the deployment has for XComs: the facade reads it there, and so do steps in
+    the triggerer.
+    """
+    BaseXCom.set(
+        key=OUTPUT_KEY,
+        value=encode_output(output),
+        dag_id=ti.dag_id,
+        run_id=ti.run_id,
+        task_id=ti.task_id,
+        map_index=-1,
+    )
 
 
 async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> Outcome:
@@ -48,7 +65,19 @@ class _WorkerEdge:
         self._hook = LLMHook()
 
     async def output_of(self, step_id: str) -> JsonValue:
-        return decode_output(await asyncio.to_thread(self._ti.xcom_pull, task_ids=step_id, key=OUTPUT_KEY))
+        stored = await asyncio.to_thread(
+            BaseXCom.get_one,
+            key=OUTPUT_KEY,
+            dag_id=self._ti.dag_id,
+            run_id=self._ti.run_id,
+            task_id=step_id,
+            map_index=-1,
+        )
+        return decode_output(stored)
+
+    async def read_record(self) -> StepRecord | None:
+        stored = await asyncio.to_thread(self._state_store.get, record_key(self._ti.try_number))
+        return None if stored is None else StepRecord.model_validate_json(stored)
 
     async def router(self) -> LLMRouter:
         return await self._hook.aget_router()

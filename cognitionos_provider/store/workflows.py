@@ -46,6 +46,8 @@ class Deployment:
 
     dag_id: str
     content_hash: str
+    since: datetime
+    """When it got its status: a schedule does not reach back behind it."""
     scheduled: bool
     """Whether this is the version that follows the workflow's schedule: the highest active one."""
 
@@ -142,13 +144,17 @@ def list_workflows(
     tag: str | None = None,
     status: str | None = None,
     q: str | None = None,
+    drafts: bool = True,
 ) -> Page[WorkflowRow]:
     """Return a page of versions, the newest first.
 
     :param tag: only versions that carry exactly this tag.
     :param q: only versions with this text in their id or name, whatever the case.
+    :param drafts: whether drafts are listed and counted, too.
     """
     filters: list[ColumnElement[bool]] = []
+    if not drafts:
+        filters.append(WorkflowRow.status != "draft")
     if tag is not None:
         # LIKE would ignore case on SQLite; a replacement that changes the text is exact on every database.
         filters.append(func.replace(WorkflowRow.tags, json.dumps(tag), "") != WorkflowRow.tags)
@@ -185,6 +191,7 @@ def deployments(session: Session) -> list[Deployment]:
         WorkflowRow.dag_id,
         WorkflowRow.content_hash,
         WorkflowRow.status,
+        WorkflowRow.updated_at,
     )
     rows = session.execute(select(*columns).where(WorkflowRow.status.in_(DEPLOYED_STATUSES))).all()
     highest: dict[str, tuple[int, int, int]] = {}
@@ -196,6 +203,7 @@ def deployments(session: Session) -> list[Deployment]:
         Deployment(
             row.dag_id,
             row.content_hash,
+            row.updated_at,
             row.status == "active" and highest[row.workflow_id] == (row.major, row.minor, row.patch),
         )
         for row in rows

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import structlog
-from airflow.sdk.execution_time.xcom import XCom
+from airflow.sdk import BaseXCom
 from airflow.triggers.base import (
     BaseTrigger,
     TaskFailedEvent,
@@ -68,22 +68,32 @@ class LLMStepTrigger(BaseTrigger):
 
 
 class _TriggerEdge:
-    """What the triggerer lends to a step: XComs over the supervisor's channel, the process's router."""
+    """What the triggerer lends to a step: XComs over the supervisor's channel, the process's router.
+
+    XComs in the database, whatever backend the deployment has for them: Airflow writes the XComs of an event there,
+    the facade reads them there, and an object store would be waited for on the event loop.
+    """
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
 
     async def output_of(self, step_id: str) -> JsonValue:
-        stored = await XCom.aget_one(
-            key=OUTPUT_KEY, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=step_id, map_index=-1
-        )
-        return decode_output(stored)
+        return decode_output(await self._get(step_id, OUTPUT_KEY))
 
     async def router(self) -> LLMRouter:
         return await LLMHook().aget_router()
 
+    async def read_record(self) -> StepRecord | None:
+        stored = await self._get(self._ti.task_id, record_key(self._ti.try_number))
+        return None if stored is None else StepRecord.model_validate_json(stored)
+
+    async def _get(self, task_id: str, key: str) -> Any:
+        return await BaseXCom.aget_one(
+            key=key, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=task_id, map_index=-1
+        )
+
     async def write_record(self, record: StepRecord) -> None:
-        await XCom.aset(
+        await BaseXCom.aset(
             key=record_key(self._ti.try_number),
             value=record.model_dump_json(),
             dag_id=self._ti.dag_id,

@@ -161,7 +161,9 @@ def test_drafts_are_for_authors(locked, token, problem):
     for role, seen in (("USER", 0), ("OP", 1)):
         answer = locked.get(f"{PATH}/data-pipeline/1.0.0", headers=token(role))
         assert answer.status_code == (200 if seen else 403)
-        assert len(locked.get(PATH, headers=token(role)).json()["workflows"]) == seen
+        for query in ("", "?status=draft", "?q=data"):
+            page = locked.get(PATH + query, headers=token(role)).json()
+            assert (len(page["workflows"]), page["total"]) == (seen, seen)
 
 
 def test_without_authentication_everybody_is_the_anonymous_admin_with_a_token_for_airflow(

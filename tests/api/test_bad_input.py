@@ -114,11 +114,46 @@ def test_a_body_that_does_not_say_that_it_is_json_is_told_how(client, problem, p
     assert "Content-Type: application/json" in found["detail"]
 
 
-def test_a_number_that_python_alone_can_hold_is_kept_as_it_is(client):
-    big = 10**4000
-    answer = client.post(PATH, json=workflow(metadata={"x": big}))
+TOO_BIG = [10**30, 1 << 63, -(1 << 63) - 1, -(10**400)]
+
+WHERE = {
+    "a run's inputs": (EXECUTE, lambda n: {"workflow_id": "w", "inputs": {"n": n}}, ["inputs", "n"]),
+    "a step's inputs": (PATH, lambda n: step(inputs={"n": [n]}), ["steps", 0, "inputs", "n", 0]),
+    "metadata": (PATH, lambda n: workflow(metadata={"a": {"n": n}}), ["metadata", "a", "n"]),
+    "a schema's default": (
+        PATH,
+        lambda n: workflow(input_schema={"type": "object", "properties": {"n": {"default": n}}}),
+        ["input_schema", "properties", "n", "default"],
+    ),
+    "a schema's bound": (
+        PATH,
+        lambda n: workflow(input_schema={"type": "object", "properties": {"n": {"maximum": n}}}),
+        ["input_schema", "properties", "n", "maximum"],
+    ),
+}
+
+
+@on_sqlite
+@pytest.mark.parametrize("number", TOO_BIG, ids=["10^30", "2^63", "-2^63-1", "-10^400"])
+@pytest.mark.parametrize(("path", "body", "loc"), WHERE.values(), ids=list(WHERE))
+def test_an_integer_of_more_than_64_bits_is_422(client, rows, problem, path, body, loc, number):
+    found = problem(client.post(path, json=body(number)), 422)
+    assert [error["loc"] for error in found["errors"]] == [["body", *loc]]
+    assert "64" in found["detail"]
+    assert rows.all(WorkflowRow) == rows.all(ExecutionRow) == []
+
+
+def test_the_integers_of_64_bits_are_kept_as_they_are(client):
+    ends = {"low": -(1 << 63), "high": (1 << 63) - 1}
+    answer = client.post(PATH, json=workflow(metadata=ends))
     assert answer.status_code == 201
-    assert client.get(answer.headers["location"]).json()["metadata"] == {"x": big}
+    assert client.get(answer.headers["location"]).json()["metadata"] == ends
+
+
+@on_sqlite
+def test_an_integer_without_end_is_no_budget_and_no_500(client, problem):
+    problem(client.post(EXECUTE, json={"workflow_id": "w", "budget_usd": 10**400}), 422)
+    problem(client.post(PATH, json=workflow(budget_usd=10**400)), 422)
 
 
 def sized(size):

@@ -106,6 +106,6 @@ def test_any_body_executed_starts_a_run_or_is_refused(client, rows, airflow, pro
 @pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("budget", [1e300, 5e-324, 999_999_999.999, 1e9])
 def test_a_budget_that_no_column_holds_starts_a_run(client, post, rows, budget):
-    post(workflow(budget_usd=budget), rows)
+    post(workflow(), rows)
     answer = client.post(f"{PATH}/execute", json={"workflow_id": "data-pipeline", "budget_usd": budget})
     assert answer.status_code == 202, answer.text

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
 from airflow.sdk import conf
@@ -82,6 +83,16 @@ def test_the_schedule_runs_in_the_workflows_time_zone():
     assert timetable.expression == "30 6 * * 1-5"
     assert str(timetable.timezone) == "Europe/Berlin"
     assert dag_from_json(DEFINITION, scheduled=False).schedule is None
+
+
+def test_the_first_scheduled_run_is_that_of_the_next_slot_after_the_activation():
+    now = datetime.now(UTC).replace(microsecond=0)
+    yearly = json.dumps({**json.loads(DEFINITION), "schedule": "0 0 1 1 *", "timezone": "UTC"})
+    dag = DagSerialization.from_dict(
+        DagSerialization.to_dict(dag_from_json(yearly, scheduled=True, start_date=now.isoformat()))
+    )
+    following = dag.next_dagrun_info(last_automated_run_info=None)
+    assert following.run_after == datetime(now.year + 1, 1, 1, tzinfo=UTC)
 
 
 def test_the_input_schema_becomes_the_params_of_the_trigger_form():

@@ -7,7 +7,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.dag_processing.processor import _serialize_dags
 
-from cognitionos_provider.compiler.folder import load_workflow_file
+from cognitionos_provider.compiler.folder import dags_from_folder, load_workflow_file
 from cognitionos_provider.exceptions import DefinitionError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,6 +67,38 @@ def test_a_bad_file_is_one_import_error_under_its_own_name_and_hinders_no_other(
     assert found == {"good.v1.0.0", "fine.v1.0.0"}
     assert list(errors) == ["workflows/bad.yaml"]
     assert message in errors["workflows/bad.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("b ad (1).yaml", b"{unclosed"),
+        ("latin.yaml", "workflow_id: \xe9".encode("latin-1")),
+        ("deep.json", b"[" * 100_000),
+    ],
+)
+def test_whatever_is_wrong_with_one_file_the_others_are_compiled(dags, name, content):
+    (dags / "workflows" / name).write_bytes(content)
+    (dags / "workflows" / "good.yaml").write_text(GOOD.format("good"))
+    found, errors = parse(dags)
+    assert found == {"good.v1.0.0"}
+    assert list(errors) == [f"workflows/{name}"]
+
+
+def test_a_draft_is_no_dag_and_only_the_highest_version_follows_the_schedule(dags):
+    def write(version, more=""):
+        text = GOOD.format("nightly").replace(
+            "version: 1.0.0", f"version: {version}\nschedule: '@daily'\n{more}"
+        )
+        (dags / "workflows" / f"{version}.yaml").write_text(text)
+
+    write("1.2.0")
+    write("1.10.0")
+    write("2.0.0", "status: draft")
+    namespace = {}
+    dags_from_folder(dags / "workflows", namespace)
+    schedules = {dag.dag_id: dag.schedule is not None for dag in namespace.values()}
+    assert schedules == {"nightly.v1.2.0": False, "nightly.v1.10.0": True}
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

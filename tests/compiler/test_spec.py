@@ -8,6 +8,7 @@ import pytest
 from cognitionos_provider.compiler import compile_workflow
 from cognitionos_provider.compiler.spec import airflow_tag
 from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.exceptions import DefinitionError
 
 
 def workflow(**fields):
@@ -125,7 +126,9 @@ def test_tags_name_the_workflow_and_long_ones_are_cut_and_told_apart():
         ({"const": 1}, {"anyOf": [{"type": "null"}, {"const": 1}], "default": None}),
         ({"type": "integer", "default": 3}, {"type": "integer", "default": 3}),
         (True, {"default": None}),
-        ({"type": "string", "pattern": "^(a+)+$", "default": "a"}, {"default": "a"}),
+        ({"type": "string", "pattern": "^(a+)+$", "default": "a"}, {"type": "string", "default": "a"}),
+        ({"type": "array", "items": {"pattern": "a"}, "default": []}, {"default": []}),
+        ({"type": "integer", "source": "x", "self": 1, "default": 1}, {"type": "integer", "default": 1}),
         ({"$ref": "#/$defs/x", "title": "X"}, {"title": "X", "default": None}),
     ],
 )
@@ -145,3 +148,16 @@ def test_a_required_input_becomes_a_param_whose_value_airflow_refuses_until_one_
 
 def test_an_input_schema_without_properties_makes_no_form():
     assert compile_workflow(workflow(input_schema={"type": "object"}), scheduled=True).params == {}
+
+
+def test_an_operator_step_is_refused_by_the_compiler_too():
+    operator = {"step_id": "a", "operator": "airflow.providers.standard.operators.bash.BashOperator"}
+    with pytest.raises(DefinitionError, match=r"steps\.0\.operator"):
+        compile_workflow(workflow(steps=[operator]), scheduled=True)
+
+
+def test_a_large_input_schema_is_carried_by_the_first_step_alone():
+    schema = {"type": "object", "description": "x" * 1000}
+    steps = [{"step_id": f"s{number}"} for number in range(100)]
+    tasks = compile_workflow(workflow(steps=steps, input_schema=schema), scheduled=True).tasks
+    assert ["input_schema" in json.loads(task.arguments["spec"]) for task in tasks] == [True] + [False] * 99

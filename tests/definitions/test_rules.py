@@ -102,7 +102,7 @@ ONE_FIELD = {
     "input_schema with a bad pattern": (
         workflow(input_schema={"type": "object", "properties": {"a": {"pattern": "("}}}),
         ("input_schema", "properties", "a", "pattern"),
-        "is not a 'regex'",
+        "is no regular expression: missing )",
     ),
     "input_schema of another draft": (
         workflow(input_schema={"type": "object", "$schema": "http://json-schema.org/draft-07/schema#"}),
@@ -111,12 +111,12 @@ ONE_FIELD = {
     ),
     "input_schema that leads out": (
         workflow(input_schema={"type": "object", "allOf": [{"$ref": "http://example.com/a"}]}),
-        ("input_schema",),
+        ("input_schema", "allOf", 0),
         "leads out of the schema",
     ),
     "input_schema that leads nowhere": (
         workflow(input_schema={"type": "object", "properties": {"default": {"$ref": "#/$defs/a"}}}),
-        ("input_schema",),
+        ("input_schema", "properties", "default"),
         "'#/$defs/a' leads nowhere",
     ),
     "budget of nothing": (workflow(budget_usd=0), ("budget_usd",), "greater than 0"),

@@ -5,7 +5,7 @@ from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, OKResponse, XComResult
 
-from cognitionos_provider.config import get_config
+from cognitionos_provider.config import get_llm_config
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.simulator import SimulatorServer
 
@@ -14,8 +14,11 @@ class Channel:
     def __init__(self):
         self.xcoms = {}
         self.connections = {}
+        self.asked = []
+        self.masked = []
 
     def send(self, msg):
+        self.asked.append(msg.type)
         if msg.type == "GetXCom":
             return XComResult(key=msg.key, value=self.xcoms.get((msg.task_id, msg.key)))
         if msg.type == "SetXCom":
@@ -30,6 +33,7 @@ class Channel:
                 )
             return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
         if msg.type == "MaskSecret":
+            self.masked.append(msg.value)
             return None
         raise AssertionError(f"the triggerer does not serve {msg.type}")
 
@@ -57,8 +61,9 @@ def sim(server, monkeypatch):
     monkeypatch.setenv("LLM_ANTHROPIC_API_KEY", "sk-ant-from-the-environment")
     monkeypatch.setenv("LLM_OPENAI_BASE_URL", server.openai_base_url)
     monkeypatch.setenv("LLM_ANTHROPIC_BASE_URL", server.anthropic_base_url)
-    get_config.cache_clear()
+    get_llm_config.cache_clear()
     monkeypatch.setattr(LLMHook, "_routers", {})
     monkeypatch.setattr(LLMHook, "_read", {})
+    monkeypatch.setattr(LLMHook, "_reading", {})
     yield server
-    get_config.cache_clear()
+    get_llm_config.cache_clear()

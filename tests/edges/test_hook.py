@@ -1,5 +1,6 @@
 """Where keys and addresses come from."""
 
+import asyncio
 import json
 
 from cognitionos_provider.get_provider_info import get_provider_info
@@ -61,3 +62,18 @@ def test_the_connection_form_says_where_the_keys_go():
     assert "openai_api_key" in behaviour["placeholders"]["extra"]
     (declared,) = get_provider_info()["connection-types"]
     assert declared["connection-type"] == LLMHook.conn_type
+
+
+async def test_a_malformed_setting_of_another_part_hinders_no_step(channel, sim, monkeypatch):
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6379")
+    assert (await ask(LLMHook())).provider == "openai"
+    await LLMHook().aclose()
+
+
+async def test_steps_that_start_together_read_the_connection_once(channel, sim):
+    channel.connections["team"] = json.dumps({"openai_api_key": "sk-canary-3"})
+    routers = await asyncio.gather(*(LLMHook("team").aget_router() for _ in range(20)))
+    assert len(set(map(id, routers))) == 1
+    assert channel.asked.count("GetConnection") == 1
+    assert "sk-canary-3" in channel.masked
+    await LLMHook().aclose()

@@ -1,5 +1,7 @@
 """The operator where it does the whole step itself: worker mode, and ``airflow dags test``."""
 
+import asyncio
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,24 +13,19 @@ from cognitionos_provider.record import StepRecord, decode_output, encode_output
 from cognitionos_provider.step import StepSpec
 
 
-class TaskInstance(SimpleNamespace):
-    def xcom_pull(self, *, task_ids, key):
-        return self.xcoms.get((task_ids, key))
-
-
 class StateStore(dict):
     def set(self, key, value, *, retention):
         self[key] = value
 
 
-def execute(step, *others, conf=None, retries=0, xcoms=None):
+def execute(step, *others, conf=None, retries=0):
     step = {"step_id": "s", "llm": {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}, **step}
     workflow = Workflow.model_validate(
         {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, step]}
     )
     spec = StepSpec.of(workflow, workflow.steps[-1]).canonical_json()
     operator = LLMStepOperator(task_id="s", spec=spec, start_from_trigger=False, retries=retries)
-    ti = TaskInstance(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1, xcoms=xcoms or {})
+    ti = SimpleNamespace(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1)
     store = StateStore()
     context = {
         "ti": ti,
@@ -36,16 +33,38 @@ def execute(step, *others, conf=None, retries=0, xcoms=None):
         "params": conf or {},
         "task_state_store": store,
     }
-    return operator.execute(context), store
+    operator.execute(context)
+    return store
 
 
-def test_the_whole_step_is_done(channel, sim):
+def test_the_whole_step_is_done_and_its_output_is_where_a_trigger_would_put_it(channel, sim):
+    channel.xcoms["b", "return_value"] = encode_output(1)
     sim.configure({"match": {"contains": "'b'"}, "answer": "hello"})
-    output, store = execute(
-        {"depends_on": ["b"]}, {"step_id": "b"}, xcoms={("b", "return_value"): encode_output(1)}
-    )
-    assert decode_output(output) == "hello"
+    store = execute({"depends_on": ["b"]}, {"step_id": "b"})
+    assert decode_output(channel.xcoms["s", "return_value"]) == "hello"
     assert StepRecord.model_validate_json(store["cognitionos.record.0001"]).attempts
+
+
+def test_a_task_that_is_killed_closes_its_call(channel, sim):
+    sim.configure({"latency": 2})
+    step = {"step_id": "s", "llm": {"models": ["openai:gpt-4"]}}
+    workflow = Workflow.model_validate({"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [step]})
+    operator = LLMStepOperator(task_id="s", spec=StepSpec.of(workflow, workflow.steps[0]).canonical_json())
+    operator.on_kill()
+    ti = SimpleNamespace(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1)
+    context = {"ti": ti, "dag_run": SimpleNamespace(conf={}), "params": {}, "task_state_store": StateStore()}
+
+    def kill():
+        sim.wait_for(lambda totals: totals["calls"], timeout=30)
+        operator.on_kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(asyncio.CancelledError):
+        operator.execute(context)
+    killer.join()
+    sim.wait_for(lambda totals: totals["in_flight"] == 0)
+    assert sim.calls()[0]["disconnected"]
 
 
 def test_a_false_condition_skips(channel, sim):

@@ -88,7 +88,7 @@ def test_airflows_reserved_keys_in_a_definition_and_in_inputs_arrive_as_text(sim
 
 
 def test_a_step_that_a_user_fails_closes_its_call(sim):
-    sim.rules({"latency": 3})
+    sim.rules({"latency": 8})
     sim.post("killed", {**STEP, "retry": {"max_attempts": 1}})
     execution_id = sim.execute("killed")
     sim.until(sim.calls, bool)

@@ -112,6 +112,8 @@ def test_a_list_is_filtered_exactly(session):
     assert ids(tag="100%") == {"pear"}
     assert ids(tag="dat") == set()
     assert ids(status="draft") == {"plum_1"}
+    assert ids(status="draft", drafts=False) == set()
+    assert ids(drafts=False) == {"apple", "pear"}
     assert ids(q="P") == {"apple", "pear", "plum_1"}
     assert ids(q="m_1") == {"plum_1"}
     assert ids(q="%") == set()
