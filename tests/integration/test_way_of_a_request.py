@@ -10,32 +10,9 @@ import pytest
 pytestmark = pytest.mark.integration
 
 MODELS = {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}
-PIPELINE = {
-    "workflow_id": "data-pipeline",
-    "version": "1.0.0",
-    "name": "Data Processing Pipeline",
-    "description": "Extract, transform, load data",
-    "steps": [
-        {
-            "step_id": "extract",
-            "name": "Extract Data",
-            "agent_capability": "data_extraction",
-            "inputs": {"source": "s3://bucket/data.csv"},
-            "depends_on": [],
-        },
-        {
-            "step_id": "transform",
-            "name": "Transform Data",
-            "agent_capability": "data_transformation",
-            "inputs": {},
-            "depends_on": ["extract"],
-        },
-    ],
-    "tags": ["data", "etl"],
-}
-
-
-README = (Path(__file__).parents[2] / "README.md").read_text()
+REPOSITORY = Path(__file__).parents[2]
+PIPELINE = json.loads((REPOSITORY / "stack" / "data-pipeline.json").read_text())
+README = (REPOSITORY / "README.md").read_text()
 
 
 def curl(client, beginning, execution_id=""):
