@@ -7,7 +7,6 @@ record goes. The trigger and the operator are the two edges that pass it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -16,23 +15,19 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from cognitionos_provider.definitions import Step, Workflow, evaluate, references, render
+from cognitionos_provider.definitions import Step, Workflow, evaluate, references
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
-from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
-from cognitionos_provider.record import StepRecord, clean
+from cognitionos_provider.llm.request import LLMRequest, LLMResponse, Message, Retry
+from cognitionos_provider.prompt import Prompt, parse_json_answer
+from cognitionos_provider.record import clean
+from cognitionos_provider.recorder import Recorder, RecordKeeper
 from cognitionos_provider.run import RunContext
 
 if TYPE_CHECKING:
     from cognitionos_provider.llm import LLMRouter
 
 __all__ = ["Outcome", "StepEdge", "StepSpec", "run_step"]
-
-DEFAULT_SYSTEM_PROMPT = (
-    "You carry out one step of an automated data workflow. You are told the step's name, the capability that it "
-    "calls for, its inputs, and the outputs of the steps before it. Answer with the step's result and nothing else."
-)
-
 
 _T = TypeVar("_T")
 
@@ -103,7 +98,7 @@ class Outcome:
     """Whether a later try may end better."""
 
 
-class StepEdge(Protocol):
+class StepEdge(RecordKeeper, Protocol):
     """What the trigger or the operator lends to a step."""
 
     async def output_of(self, step_id: str) -> JsonValue:
@@ -112,15 +107,6 @@ class StepEdge(Protocol):
     async def router(self) -> LLMRouter:
         """Return who asks the models."""
 
-    async def read_record(self) -> StepRecord | None:
-        """Return what was kept of this try before, by a process that died; None in most cases."""
-
-    async def write_record(self, record: StepRecord) -> None:
-        """Keep the record of this try, in place of what was kept of it before."""
-
-    def log(self, level: str, event: str, **fields: object) -> None:
-        """Write a line into the task's log."""
-
 
 async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: int | None = None) -> Outcome:
     """Run a step to its end. Never raises but for cancellation: whatever goes wrong is the outcome's ``error``.
@@ -128,7 +114,7 @@ async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: i
     :param passes: how often the chain of models is gone through, in place of the step's ``retry.max_attempts``;
         1 where somebody else makes the retries.
     """
-    recorder = _Recorder(edge)
+    recorder = Recorder(edge)
     step = spec.step
     try:
         # The router keeps the deadline, and tells what was asked until then; this is for what is not the router's.
@@ -161,12 +147,11 @@ class _StepRun:
     """One run of one step: keeps what its parts share."""
 
     def __init__(
-        self, spec: StepSpec, run: RunContext, edge: StepEdge, recorder: _Recorder, passes: int | None
+        self, spec: StepSpec, run: RunContext, edge: StepEdge, recorder: Recorder, passes: int | None
     ) -> None:
         self.spec, self.step, self.run, self.edge, self.recorder = spec, spec.step, run, edge, recorder
         self.retry = spec.step.retry if passes is None else Retry(max_attempts=passes)
         self.others_retry = passes is not None
-        self.told: dict[str, str] = {}
         self.deadline = time.monotonic() + spec.step.timeout_seconds
 
     async def outcome(self) -> Outcome:
@@ -176,10 +161,11 @@ class _StepRun:
         _, outputs = await asyncio.gather(
             self.recorder.resume(), asyncio.gather(*map(self.output_of, self.spec.needs))
         )
-        self.outputs = dict(zip(self.spec.needs, outputs, strict=True))
+        before = dict(zip(self.spec.needs, outputs, strict=True))
+        self.prompt = Prompt(self.step, self.run, before)
         context: dict[str, Any] = {
             "inputs": self.run.inputs,
-            "steps": {step_id: {"output": output} for step_id, output in self.outputs.items()},
+            "steps": {step_id: {"output": output} for step_id, output in before.items()},
             "run": {"execution_id": self.run.execution_id},
         }
         if self.step.condition is not None and not evaluate(self.step.condition, context):
@@ -243,7 +229,7 @@ class _StepRun:
 
     async def answer(self, context: Mapping[str, Any]) -> JsonValue:
         """Ask the models once, and again while the answer breaks ``output_schema``."""
-        messages = self.messages(context)
+        messages = self.prompt.messages(context)
         if self.step.output_schema is None:
             return (await self.ask(messages)).content
         for _ in range(self.retry.max_attempts):
@@ -283,124 +269,8 @@ class _StepRun:
             on_asking=lambda *asked: self.edge.log("info", "asking {}:{}".format(*asked)),
         )
 
-    def messages(self, context: Mapping[str, Any]) -> list[Message]:
-        """Return the prompt: the step's own, or what the built-in default agent is told."""
-        llm = self.step.llm
-        inputs = render(dict(self.step.inputs), context)
-        system = render(llm.system_prompt, context) if llm and llm.system_prompt else DEFAULT_SYSTEM_PROMPT
-        if self.step.output_schema is not None:
-            schema = json.dumps(self.step.output_schema, ensure_ascii=False)
-            system = f"{_text(system)}\n\nAnswer with JSON alone, an object that satisfies this JSON Schema:\n{schema}"
-        if llm and llm.prompt:
-            parts = [_text(render(llm.prompt, context))]
-            if inputs:
-                parts.append(f"Inputs:\n{_text(inputs)}")
-        else:
-            parts = [f"Step: {self.step.name}", f"Capability: {self.step.agent_capability}"]
-            if inputs:
-                parts.append(f"Inputs:\n{_text(inputs)}")
-            if "item" in context:
-                parts.append(f"Item:\n{_text(context['item'])}")
-            if self.run.given:
-                parts.append(f"Inputs of the run:\n{_text(self.run.given)}")
-            parts += [
-                f"Output of step {step_id!r}:\n{self.tell(step_id)}" for step_id in self.step.depends_on
-            ]
-        return [
-            Message(role="system", content=clean(_text(system))),
-            Message(role="user", content=clean("\n\n".join(parts))),
-        ]
-
-    def tell(self, step_id: str) -> str:
-        """Return another step's output as text, made once however many items are told."""
-        if step_id not in self.told:
-            self.told[step_id] = _text(self.outputs[step_id])
-        return self.told[step_id]
-
-
-def _text(value: JsonValue) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-
 
 def _check_inputs(schema: dict[str, JsonValue], run: RunContext) -> None:
     given = {key: value for key, value in run.inputs.items() if value is not None or key in run.given}
     if violations := value_violations(schema, given):
         raise DefinitionError([(("inputs", *item.loc), item.msg) for item in violations])
-
-
-def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonValue, str | None]:
-    """Read a model's answer as JSON; the second value says what is wrong with it, or is None.
-
-    Models like to wrap JSON in a Markdown fence, even when told not to.
-    """
-    text = content.strip()
-    if text.startswith("```"):
-        text = text.partition("\n")[2].rpartition("```")[0]
-    try:
-        value: JsonValue = clean(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        return None, f"it is not JSON ({error})"
-    if problems := value_violations(schema, value):
-        where = ".".join(map(str, problems[0].loc))
-        return None, f"{where}: {problems[0].msg}" if where else problems[0].msg
-    return value, None
-
-
-class _Recorder:
-    """Keeps the record of a try in the store, one write at a time, never more often than a write takes."""
-
-    def __init__(self, edge: StepEdge) -> None:
-        self._edge = edge
-        self._record = StepRecord()
-        self._dirty = False
-        self._writer: asyncio.Task[None] | None = None
-
-    async def resume(self) -> None:
-        """Go on with the record of a process that died in the middle of this try."""
-        try:
-            before = await self._edge.read_record()
-        except Exception as error:  # noqa: BLE001 - a record that can't be read must not fail the step
-            self._edge.log("warning", f"what this try did before could not be read: {error!r}")
-            return
-        if before is not None:
-            self._record.attempts[:0] = before.attempts
-
-    async def add(self, attempt: Attempt) -> None:
-        self._record.attempts.append(attempt)
-        self._edge.log(*_log_line(attempt))
-        self._dirty = True
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write())
-
-    async def finish(self, error: str | None) -> None:
-        if error is not None:
-            self._record.error = error
-            self._dirty = True
-        if self._writer is not None:
-            with contextlib.suppress(Exception):
-                await self._writer
-        await self._write()
-
-    def last_failure(self) -> str:
-        failed = [attempt for attempt in self._record.attempts if attempt.outcome == "error"]
-        return (
-            f"; the last call failed: {failed[-1].provider}:{failed[-1].model}: {failed[-1].message}"
-            if failed
-            else ""
-        )
-
-    async def _write(self) -> None:
-        while self._dirty:
-            self._dirty = False
-            await self._edge.write_record(self._record)
-
-
-def _log_line(attempt: Attempt) -> tuple[str, str]:
-    asked = f"{attempt.provider}:{attempt.model}"
-    if attempt.outcome == "ok":
-        cost = "unknown price" if attempt.cost_usd is None else f"${attempt.cost_usd:.6f}"
-        tokens = f"{attempt.usage.total_tokens} tokens" if attempt.usage else "no usage told"
-        return "info", f"{asked} answered in {attempt.latency_ms:.0f} ms: {tokens}, {cost}"
-    if attempt.outcome == "skipped":
-        return "warning", f"{asked} skipped: {attempt.message}"
-    return "warning", f"{asked} failed after {attempt.latency_ms:.0f} ms: {attempt.message}"

@@ -7,10 +7,11 @@ import pytest
 
 from cognitionos_provider.definitions import Workflow
 from cognitionos_provider.llm import Attempt, create_llm_router
+from cognitionos_provider.prompt import parse_json_answer
 from cognitionos_provider.record import StepRecord
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.simulator import SimulatorServer
-from cognitionos_provider.step import StepSpec, parse_json_answer, run_step
+from cognitionos_provider.step import StepSpec, run_step
 
 
 @pytest.fixture(scope="module")

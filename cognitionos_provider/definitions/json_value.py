@@ -21,6 +21,9 @@ __all__ = ["MAX_DEPTH", "STORABLE", "JsonObject", "Text", "json_violations", "st
 MAX_DEPTH = 64
 # MessagePack, the format of Airflow's channel to its triggerer, has no larger ones; there one of them would
 # end the process, and again after each restart.
+_TOO_LARGE = (
+    "The integer is outside of -2**63 to 2**63-1 (64 bits are what Airflow carries); use a text or a float"
+)
 _MIN_INTEGER, _MAX_INTEGER = -(2**63), 2**63 - 1
 
 
@@ -51,7 +54,9 @@ def _violations(root: object) -> Iterator[Violation]:
             # Not quoted: Python refuses to write out an integer of thousands of digits.
             if not _MIN_INTEGER <= value <= _MAX_INTEGER:
                 yield Violation(
-                    loc, "The integer is outside of -2**63 to 2**63-1, the 64 bits that Airflow carries; use a text or a float instead", "json"
+                    loc,
+                    _TOO_LARGE,
+                    "json",
                 )
         elif isinstance(value, str):
             if problem := text_problem(value):
