@@ -32,7 +32,7 @@ def until(true):
 
 
 def hard_schema(number):
-    properties = {f"p{number}x{index}": {"type": "string", "minLength": 1} for index in range(2500)}
+    properties = {f"p{number}x{index}": {"type": "string", "minLength": 1} for index in range(1000)}
     return {"type": "object", "properties": properties}
 
 
