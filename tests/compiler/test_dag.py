@@ -1,8 +1,10 @@
 """Specifications -> Airflow's DAG."""
 
 import json
+import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -49,17 +51,18 @@ def test_compiling_twice_in_two_processes_gives_the_same_serialized_dag():
         "dag = dag_from_json(sys.stdin.read(), scheduled=True)\n"
         "print('DAG' + json.dumps(DagSerialization.to_dict(dag), sort_keys=True))\n"
     )
-    outputs = [
-        subprocess.run(
+    processes = [
+        subprocess.Popen(
             [sys.executable, "-c", code],
-            input=DEFINITION,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             text=True,
-            check=True,
-            env={**__import__("os").environ, "PYTHONHASHSEED": seed},
-        ).stdout
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        )
         for seed in ("1", "2")
     ]
+    with ThreadPoolExecutor() as both:
+        outputs = [done[0] for done in both.map(lambda process: process.communicate(DEFINITION), processes)]
     # Airflow takes some of its keys from a set, so their order is the process's; it sorts them to compare DAGs, too.
     one, other = (next(line for line in out.splitlines() if line.startswith("DAG")) for out in outputs)
     assert one == other
