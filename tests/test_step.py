@@ -344,3 +344,19 @@ async def test_where_somebody_else_makes_the_retries_a_broken_answer_is_worth_on
     outcome = await run_step(spec_of({"output_schema": {"type": "object"}}), run_of(), Edge(router), passes=1)
     assert outcome.can_retry
     assert len(sim.calls()) == 1
+
+
+async def test_a_record_whose_first_write_fails_is_kept_at_the_end(sim, router):
+    class Flaky(Edge):
+        failed = False
+
+        async def write_record(self, record):
+            if not self.failed:
+                self.failed = True
+                raise ConnectionError("the database is away")
+            await super().write_record(record)
+
+    edge = Flaky(router)
+    assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
+    assert edge.failed
+    assert [attempt.outcome for attempt in edge.records[-1].attempts] == ["ok"]
