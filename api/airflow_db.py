@@ -31,7 +31,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from cognitionos_provider.record import OUTPUT_KEY, RECORD_KEY_PREFIX
+from cognitionos_provider.llm.journal import JOURNAL_KEY_PREFIX
+from cognitionos_provider.output import OUTPUT_KEY
 from cognitionos_provider.store.tables import UtcTime
 from cognitionos_provider.store.workflows import BUNDLE_NAME, dag_file_name
 
@@ -150,8 +151,8 @@ class Run:
     end_date: datetime | None
     tasks: dict[str, TaskRow]
     outputs: dict[str, Any]
-    records: dict[str, list[Any]]
-    """The record of each try, in order."""
+    journals: dict[str, list[Any]]
+    """What the journal's keys hold, in their order."""
 
 
 def request_parsing(session: Session, dag_ids: Collection[str]) -> None:
@@ -242,13 +243,13 @@ def read_run(session: Session, dag_id: str, run_id: str) -> Run | None:
         )
     }
     outputs: dict[str, Any] = {}
-    records: dict[str, list[Any]] = {}
+    journals: dict[str, list[Any]] = {}
     xcoms = session.execute(
         select(_xcom.c.task_id, _xcom.c.key, _xcom.c.value)
         .where(
             of_run(_xcom),
             _xcom.c.map_index == -1,
-            or_(_xcom.c.key == OUTPUT_KEY, _xcom.c.key.startswith(RECORD_KEY_PREFIX, autoescape=True)),
+            or_(_xcom.c.key == OUTPUT_KEY, _xcom.c.key.startswith(JOURNAL_KEY_PREFIX, autoescape=True)),
         )
         .order_by(_xcom.c.key)
     )
@@ -256,25 +257,25 @@ def read_run(session: Session, dag_id: str, run_id: str) -> Run | None:
         if row.key == OUTPUT_KEY:
             outputs[row.task_id] = row.value
         else:
-            records.setdefault(row.task_id, []).append(row.value)
+            journals.setdefault(row.task_id, []).append(row.value)
     kept_by_workers = session.execute(
         select(_task_state_store.c.task_id, _task_state_store.c.value)
         .where(
             of_run(_task_state_store),
             _task_state_store.c.map_index == -1,
-            _task_state_store.c.key.startswith(RECORD_KEY_PREFIX, autoescape=True),
+            _task_state_store.c.key.startswith(JOURNAL_KEY_PREFIX, autoescape=True),
         )
         .order_by(_task_state_store.c.key)
     )
     for kept in kept_by_workers:
-        records.setdefault(kept.task_id, []).append(_loads(kept.value))
+        journals.setdefault(kept.task_id, []).append(_loads(kept.value))
     return Run(
         state=run.state,
         start_date=run.start_date,
         end_date=run.end_date,
         tasks=tasks,
         outputs=outputs,
-        records=records,
+        journals=journals,
     )
 
 

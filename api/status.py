@@ -7,13 +7,15 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter
 
 from api.airflow_db import Run, TaskRow
 from api.schemas import Execution, StepStatus
 from cognitionos_provider.definitions import Workflow, sinks
+from cognitionos_provider.llm.answer import clean
+from cognitionos_provider.llm.journal import read_history
 from cognitionos_provider.llm.request import Attempt, Usage
-from cognitionos_provider.record import StepRecord, clean, decode_output
+from cognitionos_provider.output import decode_output
 from cognitionos_provider.store.tables import ExecutionRow
 
 __all__ = ["show_execution"]
@@ -36,6 +38,8 @@ _STEP_STATUS = {
     "up_for_reschedule": "retrying",
     "removed": "skipped",
 }
+
+_ENDED = frozenset({"completed", "failed", "skipped", "cancelled"})
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
@@ -60,7 +64,7 @@ def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Ex
         pending = [StepStatus(step_id=step.step_id, status="pending") for step in workflow.steps]
         return Execution(**asked, status="pending", steps=pending)
     steps = [
-        _show_step(step.step_id, run.tasks.get(step.step_id), run.outputs, run.records.get(step.step_id, ()))
+        _show_step(step.step_id, run.tasks.get(step.step_id), run.outputs, run.journals.get(step.step_id, ()))
         for step in workflow.steps
     ]
     _explain_skips(workflow, steps, run_failed=run.state == "failed")
@@ -89,10 +93,10 @@ def _show_step(
     step_id: str, task: TaskRow | None, outputs: dict[str, Any], stored: Sequence[Any]
 ) -> StepStatus:
     status = _STEP_STATUS.get(task.state or "", "pending") if task else "pending"
-    records = [record for record in map(_record, stored) if record is not None]
-    attempts = [attempt for record in records for attempt in record.attempts]
-    answered = [attempt for attempt in attempts if attempt.outcome == "ok"]
-    error = records[-1].error if records and status in ("failed", "retrying") else None
+    history = read_history(stored)
+    attempts = history.attempts(ended=status in _ENDED)
+    answered = [attempt for attempt in attempts if attempt.outcome == "ok" or attempt.error_class == "cached"]
+    error = history.error if status in ("failed", "retrying") else None
     if status == "failed" and error is None:
         error = "The task was failed from outside the step; Airflow's task log says more"
     output = None
@@ -106,7 +110,7 @@ def _show_step(
         completed_at=task.end_date if task and status not in ("pending", "running", "retrying") else None,
         output=output,
         error=error,
-        agent_id=records[-1].agent_id if records else None,
+        agent_id=history.agent_id,
         provider=answered[-1].provider if answered else None,
         model=answered[-1].model if answered else None,
         cost_usd=_cost(attempts),
@@ -123,14 +127,6 @@ def _output(stored: object) -> tuple[JsonValue, str | None]:
         return _JSON.validate_python(output), None
     except (ValueError, RecursionError):
         return None, "The step's output is nothing that can be shown here; see its XCom in Airflow"
-
-
-def _record(stored: object) -> StepRecord | None:
-    """Read a record; None for what somebody else has put there."""
-    try:
-        return StepRecord.model_validate_json(stored) if isinstance(stored, str) else None
-    except ValidationError:
-        return None
 
 
 def _explain_skips(workflow: Workflow, steps: Sequence[StepStatus], *, run_failed: bool) -> None:

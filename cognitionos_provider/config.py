@@ -14,8 +14,10 @@ each variable, its value (never that of a secret) and what to set instead.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -30,6 +32,8 @@ from cognitionos_provider.environment import (
     KEY_RULE,
     LEVEL_RULE,
     PORT_RULE,
+    PRICES_RULE,
+    PROVIDER_RULE,
     TEXT_RULE,
     URL_RULE,
     CeleryAddress,
@@ -43,6 +47,7 @@ from cognitionos_provider.environment import (
     Name,
     Origins,
     Port,
+    Prices,
     Provider,
     Seconds,
     Section,
@@ -63,7 +68,10 @@ __all__ = [
     "SecurityConfig",
     "get_config",
     "get_llm_config",
+    "get_redis_url_for_steps",
 ]
+
+_log = logging.getLogger(__name__)
 
 # The small, current model of each provider: a default spends its user's money, and a chain that falls back
 # should meet an answer of about the same kind. Both have a price in genai-prices.
@@ -154,29 +162,49 @@ class RabbitMQConfig(_Server):
 
 def _default_chain(data: Mapping[str, Any]) -> tuple[str, ...]:
     first = data.get("default_provider", "openai")
-    return tuple(sorted(_DEFAULT_CHAIN.values(), key=lambda name: not name.startswith(first)))
+    return tuple(sorted(_DEFAULT_CHAIN.values(), key=lambda name: name.split(":")[0] != first))
 
 
 class LLMConfig(Section):
-    """Providers of language models (``LLM_*``). An Airflow Connection of our type wins over it.
+    """Providers of language models (``LLM_*``). An Airflow Connection of our type wins over it, field by field.
 
-    ``default_models`` is the default agent's chain, asked in this order. ``timeout`` is in seconds and bounds
-    one call; ``max_retries`` is how often one candidate is tried within one pass over the chain.
+    ``local`` is any server that speaks OpenAI Chat Completions; many need no key. ``default_models`` is the default
+    agent's chain, asked in this order; without it, the chain is of one current model of OpenAI and one of
+    Anthropic, that of ``default_provider`` first. ``timeout`` is in seconds and bounds one call. ``max_retries`` is
+    how often one candidate is tried within one pass over the chain (a step makes up to ``retry.max_attempts``
+    passes): with the default, 2, a call that failed of something that may get better is sent once more before the
+    next candidate is asked.
+
+    ``prices`` win over the price data that comes with the package; by ``provider:model`` or model name.
+    ``max_in_flight`` (calls), ``requests_per_minute`` and ``tokens_per_minute`` (input and output together) hold
+    for each model over each connection that is made of these variables; unset: no limit.
     """
 
     model_config = SettingsConfigDict(env_prefix="LLM_")
 
     openai_api_key: Key | None = Field(None, description=KEY_RULE)
     anthropic_api_key: Key | None = Field(None, description=KEY_RULE)
+    local_api_key: Key | None = Field(None, description=KEY_RULE)
     openai_base_url: HttpUrl | None = Field(None, description=URL_RULE)
     anthropic_base_url: HttpUrl | None = Field(None, description=URL_RULE)
-    default_provider: Provider = Field("openai", description="openai or anthropic")
+    local_base_url: HttpUrl | None = Field(None, description=URL_RULE)
+    default_provider: Provider = Field("openai", description=PROVIDER_RULE)
     default_models: Models = Field(
         default_factory=_default_chain,
         description="a comma-separated list of models, such as " + ",".join(_DEFAULT_CHAIN.values()),
     )
     timeout: Seconds = Field(60.0, gt=0, description="a number of seconds above 0")
-    max_retries: int = Field(1, ge=1, description="a whole number of tries, 1 or more")
+    max_retries: int = Field(2, ge=1, description="a whole number of tries, 1 or more")
+    prices: Prices = Field({}, description=PRICES_RULE)
+    max_in_flight: int | None = Field(None, ge=1, description="a whole number of calls, 1 or more")
+    requests_per_minute: int | None = Field(None, ge=1, description="a whole number of requests, 1 or more")
+    tokens_per_minute: int | None = Field(None, ge=1, description="a whole number of tokens, 1 or more")
+
+    @property
+    def api_keys(self) -> tuple[SecretStr, ...]:
+        """The keys that are set."""
+        keys = (self.openai_api_key, self.anthropic_api_key, self.local_api_key)
+        return tuple(key for key in keys if key is not None)
 
 
 class CeleryConfig(Section):
@@ -262,9 +290,8 @@ class Config(BaseModel):
             # A default password (RabbitMQ's "guest") is no secret, and masking it would garble logs.
             if "password" in server.model_fields_set and server.password:
                 yield server.password.get_secret_value()
-        for key in (self.llm.openai_api_key, self.llm.anthropic_api_key):
-            if key:
-                yield key.get_secret_value()
+        for key in self.llm.api_keys:
+            yield key.get_secret_value()
         for address in (self.celery.broker_url, self.celery.result_backend):
             # Celery takes several addresses, separated by semicolons.
             for url in address.get_secret_value().split(";") if address else ():
@@ -284,10 +311,35 @@ def get_llm_config() -> LLMConfig:
     llm = read(LLMConfig, problems)
     if llm is None:
         raise ConfigurationError("\n".join(problems))
-    for key in (llm.openai_api_key, llm.anthropic_api_key):
-        if key is not None:
-            mask_secret(key.get_secret_value())
+    for key in llm.api_keys:
+        mask_secret(key.get_secret_value())
     return llm
+
+
+@cache
+def get_redis_url_for_steps() -> str | None:
+    """Where steps share what they learn and spend, or None: each process then keeps that for itself.
+
+    Like :func:`get_llm_config` it never fails: malformed ``REDIS_*`` variables, and a Redis without its client
+    library, are told once, as a warning. The URL holds the password: never print it.
+    """
+    problems: list[str] = []
+    redis = read(RedisConfig, problems)
+    if redis is not None and not redis.configured:
+        return None
+    if redis is not None and find_spec("redis") is None:
+        problems.append(
+            "Its client library is not installed. Install cognitionos-provider[redis], or unset REDIS_*."
+        )
+    if redis is None or problems:
+        _log.warning(
+            "Redis is not used; breakers, limits and budgets hold for each process alone. %s",
+            " ".join(problems),
+        )
+        return None
+    if redis.password is not None:
+        mask_secret(redis.password.get_secret_value())
+    return redis.url
 
 
 @cache

@@ -11,7 +11,8 @@
     │   └── ConflictError             it exists already with other content, or its state forbids the change
     └── LLMError                      a model call failed; ``attempts`` lists every call that was made
         ├── UnknownModelError         no provider is known for a model name
-        ├── RequestRejectedError      the provider says that the request itself is wrong (400, 422)
+        ├── RequestRejectedError      the request itself is refused: it is wrong, too large, or against a content policy
+        ├── BudgetExceededError       the call would cost more than a budget still allows; nothing was sent
         ├── DeadlineExceededError     the step's time was up before a model answered
         └── AllModelsFailedError      each model of the chain failed, in each pass
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AllModelsFailedError",
+    "BudgetExceededError",
     "CognitionOSError",
     "ConfigurationError",
     "ConflictError",
@@ -101,7 +103,11 @@ class UnknownModelError(LLMError):
 
 
 class RequestRejectedError(LLMError):
-    """The provider says that the request itself is wrong; no other model and no later try would help."""
+    """The request itself is refused; no other model that may be asked, and no later try, would help."""
+
+
+class BudgetExceededError(LLMError):
+    """The call would cost more than a budget still allows. Nothing was sent, and no later try would help."""
 
 
 class DeadlineExceededError(LLMError):

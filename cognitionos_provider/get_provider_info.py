@@ -50,6 +50,67 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "cognitionos_llm",
                 "hook-class-name": "cognitionos_provider.hooks.llm.LLMHook",
                 "hook-name": "CognitionOS LLM",
+                "conn-fields": {
+                    "provider": {
+                        "label": "Provider",
+                        "description": (
+                            "openai, anthropic, local (any server that speaks OpenAI Chat Completions), or any "
+                            "provider of pydantic-ai or of an installed package. A key that is left out here is "
+                            "taken from the environment (LLM_OPENAI_API_KEY, ...)."
+                        ),
+                        "schema": {
+                            "type": ["string", "null"],
+                            "default": "openai",
+                            "pattern": "^[a-z][a-z0-9-]*$",
+                        },
+                    },
+                    "default_model": {
+                        "label": "Default model",
+                        "description": "Asked where a step names no model, such as gpt-4.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "fallback_conn_ids": {
+                        "label": "Fallback connections",
+                        "description": (
+                            "Ids of connections of this type, separated by commas: asked in this order where "
+                            "this one does not answer."
+                        ),
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "max_in_flight": {
+                        "label": "Calls in flight",
+                        "description": "Most calls at the same time, for each model. Empty: no limit.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "requests_per_minute": {
+                        "label": "Requests per minute",
+                        "description": "For each model; further calls wait. Empty: no limit.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "tokens_per_minute": {
+                        "label": "Tokens per minute",
+                        "description": (
+                            "Input and output together, for each model; further calls wait. Empty: no limit."
+                        ),
+                        "schema": {"type": ["integer", "null"], "minimum": 1},
+                    },
+                    "prices": {
+                        "label": "Prices",
+                        "description": (
+                            "USD per million tokens by model, in place of the known prices: "
+                            '{"gpt-4": {"input": 30, "output": 60}}'
+                        ),
+                        "schema": {"type": ["object", "null"]},
+                    },
+                },
+                "ui-field-behaviour": {
+                    "hidden-fields": ["schema", "login", "port"],
+                    "relabeling": {"host": "Base URL", "password": "API key"},
+                    "placeholders": {
+                        "host": "https://llm.example.com/v1 (empty: the provider's own)",
+                        "password": "sk-...",
+                    },
+                },
             }
         ],
         "db-managers": ["cognitionos_provider.store.manager.CognitionOSDBManager"],
@@ -82,8 +143,9 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "llm_conn_id": {
                         "description": (
-                            "The Airflow connection (type ``cognitionos_llm``) that holds the providers' keys "
-                            "and base URLs. Where it does not exist, the ``LLM_*`` environment variables are used."
+                            "The Airflow connection (type ``cognitionos_llm``) that LLM steps use, with its "
+                            "fallback connections. What it leaves out, or all of it where it does not exist, comes "
+                            "from the ``LLM_*`` environment variables."
                         ),
                         "version_added": "3.0.0",
                         "type": "string",

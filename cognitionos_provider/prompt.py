@@ -1,4 +1,4 @@
-"""What a step says to a model, and how the model's answer is read. Pure."""
+"""What a step says to a model. Pure."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 from pydantic import JsonValue
 
 from cognitionos_provider.definitions import Step, render
-from cognitionos_provider.definitions.schema import value_violations
+from cognitionos_provider.llm.answer import clean
 from cognitionos_provider.llm.request import Message
-from cognitionos_provider.record import clean
 from cognitionos_provider.run import RunContext
 
-__all__ = ["Prompt", "parse_json_answer"]
+__all__ = ["Prompt"]
 
 DEFAULT_SYSTEM_PROMPT = (
     "You carry out one step of an automated data workflow. You are told the step's name, the capability that it "
@@ -44,9 +43,6 @@ class Prompt:
         llm = step.llm
         inputs = render(dict(step.inputs), context)
         system = render(llm.system_prompt, context) if llm and llm.system_prompt else DEFAULT_SYSTEM_PROMPT
-        if step.output_schema is not None:
-            schema = json.dumps(step.output_schema, ensure_ascii=False)
-            system = f"{_text(system)}\n\nAnswer with JSON alone, an object that satisfies this JSON Schema:\n{schema}"
         told = [f"Inputs:\n{_text(inputs)}"] if inputs else []
         if llm and llm.prompt:
             parts = [_text(render(llm.prompt, context)), *told]
@@ -71,21 +67,3 @@ class Prompt:
 
 def _text(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2)
-
-
-def parse_json_answer(content: str, schema: dict[str, JsonValue]) -> tuple[JsonValue, str | None]:
-    """Read a model's answer as JSON; the second value says what is wrong with it, or is None.
-
-    Models like to wrap JSON in a Markdown fence, even when told not to.
-    """
-    text = content.strip()
-    if text.startswith("```"):
-        text = text.partition("\n")[2].rpartition("```")[0]
-    try:
-        value: JsonValue = clean(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        return None, f"it is not JSON ({error})"
-    if problems := value_violations(schema, value):
-        where = ".".join(map(str, problems[0].loc))
-        return None, f"{where}: {problems[0].msg}" if where else problems[0].msg
-    return value, None

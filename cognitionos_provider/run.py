@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -46,6 +47,8 @@ class RunContext:
     """The inputs as they were given."""
     inputs: dict[str, JsonValue]
     """What templates see: the given inputs, and the default (or null) of each input that was not given."""
+    budget_usd: Decimal | None = None
+    """Most that the run may spend, where it says so itself; it can only lower what its workflow says."""
 
     @classmethod
     def of(
@@ -66,4 +69,14 @@ class RunContext:
             trace_id=str(ours.get("trace_id") or execution_id),
             given={key: value for key, value in given.items() if value is not None},
             inputs={**inputs, **given},
+            budget_usd=_dollars(ours.get("budget_usd")),
         )
+
+
+def _dollars(value: object) -> Decimal | None:
+    """Read an amount that anybody who starts a run over Airflow may have written; what is none is no budget."""
+    try:
+        amount = Decimal(str(value))
+    except ArithmeticError:
+        return None
+    return amount if amount.is_finite() and amount >= 0 else None

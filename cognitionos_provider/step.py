@@ -11,17 +11,20 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from cognitionos_provider.definitions import Step, Workflow, evaluate, references
+from cognitionos_provider.definitions import LLMOverrides, Step, Workflow, evaluate, references
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
-from cognitionos_provider.llm.request import LLMRequest, LLMResponse, Message, Retry
-from cognitionos_provider.prompt import Prompt, parse_json_answer
-from cognitionos_provider.record import clean
-from cognitionos_provider.recorder import Recorder, RecordKeeper
+from cognitionos_provider.llm.answer import clean
+from cognitionos_provider.llm.budget import Budget
+from cognitionos_provider.llm.journal import Journal, JournalStore
+from cognitionos_provider.llm.policy import Action, rule_for
+from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
+from cognitionos_provider.prompt import Prompt
 from cognitionos_provider.run import RunContext
 
 if TYPE_CHECKING:
@@ -34,6 +37,9 @@ _T = TypeVar("_T")
 DEADLINE_MARGIN = 0.25
 """Seconds that a step may take beyond its timeout."""
 
+# How long a step that was cancelled may take to put the calls that it gave up on record.
+_FAREWELL_SECONDS = 1.0
+
 
 class StepSpec(BaseModel):
     """All that a step needs to know, as it travels from the DAG file to the triggerer or worker."""
@@ -45,6 +51,12 @@ class StepSpec(BaseModel):
     step: Step
     needs: tuple[str, ...] = ()
     """The steps whose outputs it reads."""
+    agent_id: str = "default"
+    agent_budget_usd: float | None = None
+    """Most that the agent may spend in one run, in USD."""
+    budget_usd: float | None = None
+    """Most that one run may spend, in USD."""
+    unpriced: Literal["refuse", "allow"] = "refuse"
     input_schema: dict[str, JsonValue] | None = None
     """On a step that waits for no other: checked first, since Airflow's Trigger form checks only a part of it."""
 
@@ -62,6 +74,10 @@ class StepSpec(BaseModel):
             "workflow_version": workflow.version,
             "step": step,
         }
+        if workflow.budget_usd is not None:
+            given["budget_usd"] = workflow.budget_usd
+        if workflow.unpriced != "refuse":
+            given["unpriced"] = workflow.unpriced
         if needs:
             given["needs"] = tuple(sorted(needs))
         if checks_inputs and workflow.input_schema is not None and not step.depends_on:
@@ -98,14 +114,24 @@ class Outcome:
     """Whether a later try may end better."""
 
 
-class StepEdge(RecordKeeper, Protocol):
-    """What the trigger or the operator lends to a step."""
+class StepEdge(JournalStore, Protocol):
+    """What the trigger or the operator lends to a step. Its journal is kept under keys of the step's own."""
+
+    @property
+    def try_number(self) -> int:
+        """Which try of the task this is, from 1."""
 
     async def output_of(self, step_id: str) -> JsonValue:
         """Return the output of a step before this one."""
 
     async def router(self) -> LLMRouter:
         """Return who asks the models."""
+
+    async def spent_by_others(self) -> Decimal:
+        """Return what the other steps of the run have spent, in USD, as their journals have it."""
+
+    def log(self, level: str, event: str, **fields: object) -> None:
+        """Write a line into the task's log."""
 
 
 async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: int | None = None) -> Outcome:
@@ -114,44 +140,63 @@ async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: i
     :param passes: how often the chain of models is gone through, in place of the step's ``retry.max_attempts``;
         1 where somebody else makes the retries.
     """
-    recorder = Recorder(edge)
     step = spec.step
+    journal = Journal(edge, edge.try_number, agent_id=spec.agent_id)
     try:
         # The router keeps the deadline, and tells what was asked until then; this is for what is not the router's.
         async with asyncio.timeout(step.timeout_seconds + DEADLINE_MARGIN):
-            outcome = await _StepRun(spec, run, edge, recorder, passes).outcome()
+            outcome = await _StepRun(spec, run, edge, journal, passes).outcome()
     except TimeoutError:
         outcome = Outcome(
             "failed",
             error=f"Step {step.step_id!r} did not end within its timeout of {step.timeout_seconds:g} s"
-            + recorder.last_failure(),
+            + _last_failure(journal),
             can_retry=True,
         )
     except LLMError as error:
         outcome = Outcome("failed", error=str(error), can_retry=error.can_retry)
     except CognitionOSError as error:
         outcome = Outcome("failed", error=f"Step {step.step_id!r}: {error}")
+    except asyncio.CancelledError:
+        await _say_farewell(journal)
+        raise
     except Exception as error:  # noqa: BLE001 - what leaves a trigger as an exception costs a worker
         outcome = Outcome("failed", error=f"Step {step.step_id!r} broke: {type(error).__name__}: {error}")
         edge.log("error", "the step broke", exc_info=error)
     if outcome.state == "failed":
         edge.log("error", f"step failed: {outcome.error}")
     try:
-        await recorder.finish(clean(outcome.error))
+        await journal.finish(clean(outcome.error))
     except Exception as error:  # noqa: BLE001
         edge.log("error", "the record of this try could not be kept", exc_info=error)
     return outcome
+
+
+async def _say_farewell(journal: Journal) -> None:
+    try:
+        async with asyncio.timeout(_FAREWELL_SECONDS):
+            await journal.flush()
+    except Exception:  # noqa: BLE001, S110 - the calls' intents are on record, and what became of them follows from that
+        pass
+
+
+def _last_failure(journal: Journal) -> str:
+    """Return the end of a sentence that says how the last failed call failed, or nothing."""
+    failed = [attempt for attempt in journal.history.attempts() if attempt.outcome == "error"]
+    if not failed:
+        return ""
+    return f"; the last call failed: {failed[-1].provider}:{failed[-1].model}: {failed[-1].message}"
 
 
 class _StepRun:
     """One run of one step: keeps what its parts share."""
 
     def __init__(
-        self, spec: StepSpec, run: RunContext, edge: StepEdge, recorder: Recorder, passes: int | None
+        self, spec: StepSpec, run: RunContext, edge: StepEdge, journal: Journal, passes: int | None
     ) -> None:
-        self.spec, self.step, self.run, self.edge, self.recorder = spec, spec.step, run, edge, recorder
+        self.spec, self.step, self.run, self.edge, self.journal = spec, spec.step, run, edge, journal
         self.retry = spec.step.retry if passes is None else Retry(max_attempts=passes)
-        self.others_retry = passes is not None
+        self.budgets = self.budgets_of_run()
         self.deadline = time.monotonic() + spec.step.timeout_seconds
 
     async def outcome(self) -> Outcome:
@@ -159,7 +204,7 @@ class _StepRun:
             # In a thread: a schema may take its time.
             await asyncio.to_thread(_check_inputs, self.spec.input_schema, self.run)
         _, outputs = await asyncio.gather(
-            self.recorder.resume(), asyncio.gather(*map(self.output_of, self.spec.needs))
+            self.again(self.journal.open), asyncio.gather(*map(self.output_of, self.spec.needs))
         )
         before = dict(zip(self.spec.needs, outputs, strict=True))
         self.prompt = Prompt(self.step, self.run, before)
@@ -204,19 +249,22 @@ class _StepRun:
             raise DefinitionError(
                 [(("for_each",), f"the list has {len(items)} items, and max_items is {self.step.max_items}")]
             )
-        places = asyncio.Semaphore(self.step.max_concurrency)
+        results: list[tuple[JsonValue, Exception | None]] = [(None, None)] * len(items)
+        waiting = iter(enumerate(items))
 
-        async def one(item: JsonValue) -> tuple[JsonValue, Exception | None]:
-            async with places:
+        async def work() -> None:
+            for index, item in waiting:
                 try:
-                    return await self.answer({**context, "item": item}), None
+                    results[index] = await self.answer({**context, "item": item}, index), None
                 except Exception as error:  # noqa: BLE001 - one item must not take the others with it
                     message = str(error) if isinstance(error, CognitionOSError) else f"{error!r}"
-                    return {"error": clean(message)}, error
+                    results[index] = {"error": clean(message)}, error
+                # An answer that was there already takes no turn of the loop, and there may be thousands.
+                await asyncio.sleep(0)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(item)) for item in items]
-        results = [task.result() for task in tasks]
+            for _ in range(min(self.step.max_concurrency, len(items))):
+                group.create_task(work())
         failures = [(index, error) for index, (_, error) in enumerate(results) if error is not None]
         if failures and self.step.on_item_error == "fail":
             index, first = failures[0]
@@ -227,47 +275,81 @@ class _StepRun:
             )
         return Outcome("success", output=[output for output, _ in results])
 
-    async def answer(self, context: Mapping[str, Any]) -> JsonValue:
-        """Ask the models once, and again while the answer breaks ``output_schema``."""
-        messages = self.prompt.messages(context)
-        if self.step.output_schema is None:
-            return (await self.ask(messages)).content
-        for _ in range(self.retry.max_attempts):
-            response = await self.ask(messages)
-            value, problem = await asyncio.to_thread(
-                parse_json_answer, response.content, self.step.output_schema
+    async def answer(self, context: Mapping[str, Any], item: int | None = None) -> JsonValue:
+        """Ask the models once, for the step or for one item of its list."""
+        response = await self.ask(self.prompt.messages(context), item)
+        if response.source != "provider":
+            where = "this run's journal" if response.source == "journal" else "the cache"
+            of_item = "" if item is None else f" for item {item}"
+            self.edge.log(
+                "info",
+                f"the answer of {response.provider}:{response.model}{of_item} comes from {where}: nothing was paid",
             )
-            if problem is None:
-                return value
-            self.edge.log("warning", f"the answer breaks output_schema: {problem}", model=response.model)
-            messages = [
-                *messages,
-                Message(role="assistant", content=response.content),
-                Message(
-                    role="user", content=f"That does not satisfy the JSON Schema: {problem}. Answer again."
-                ),
-            ]
-        raise LLMError(
-            f"Step {self.step.step_id!r}: the answer breaks output_schema: {problem}",
-            can_retry=self.others_retry,
-        )
+        return response.content if self.step.output_schema is None else response.output
 
-    async def ask(self, messages: Sequence[Message]) -> LLMResponse:
-        llm = self.step.llm
+    async def ask(self, messages: Sequence[Message], item: int | None) -> LLMResponse:
+        llm = self.step.llm or LLMOverrides()
+        policy = dict(llm.policy)
+        if llm.on_refusal == "fallback":
+            policy.setdefault("refusal", Action.NEXT)
         request = LLMRequest(
             messages=list(messages),
-            models=tuple(llm.models or ()) if llm else (),
-            temperature=llm.temperature if llm else None,
-            max_tokens=llm.max_tokens if llm else None,
+            models=tuple(llm.models or ()),
+            temperature=llm.temperature,
+            max_tokens=llm.max_tokens,
             timeout_seconds=max(self.deadline - time.monotonic(), 0.001),
             retry=self.retry,
+            policy=policy,
+            output_schema=self.step.output_schema,
+            max_cost_usd=None if llm.max_cost_usd is None else Decimal(str(llm.max_cost_usd)),
+            unpriced=self.spec.unpriced,
+            cache_ttl_seconds=llm.cache_ttl_seconds,
         )
         router = await self.again(self.edge.router)
         return await router.generate(
             request,
-            on_attempt=self.recorder.add,
+            journal=self.journal,
+            item=item,
+            budgets=self.budgets,
+            group=self.run.execution_id,
+            on_attempt=lambda attempt: self.edge.log(*_log_line(attempt)),
             on_asking=lambda *asked: self.edge.log("info", "asking {}:{}".format(*asked)),
         )
+
+    def budgets_of_run(self) -> list[Budget]:
+        """Return the budgets that bound this step: the run's, and its agent's."""
+        run_id = self.run.execution_id
+        limits = [self.run.budget_usd, self.spec.budget_usd]
+        given = [Decimal(str(limit)) for limit in limits if limit is not None]
+        budgets = []
+        if given:
+            budgets.append(
+                Budget(f"execution/{{{run_id}}}", min(given), "the run's budget", self.spent_by_run)
+            )
+        if self.spec.agent_budget_usd is not None:
+            name = f"the budget of agent {self.spec.agent_id!r}"
+            key = f"agent/{{{run_id}}}/{self.spec.agent_id}"
+            budgets.append(Budget(key, Decimal(str(self.spec.agent_budget_usd)), name, self.spent_by_run))
+        return budgets
+
+    async def spent_by_run(self) -> Decimal:
+        # What this step has in flight is reserved already.
+        return self.journal.history.spent(in_flight=False) + await self.again(self.edge.spent_by_others)
+
+
+def _log_line(attempt: Attempt) -> tuple[str, str]:
+    asked = f"{attempt.provider}:{attempt.model}"
+    if attempt.outcome == "ok":
+        cost = "unknown price" if attempt.cost_usd is None else f"${attempt.cost_usd:.6f}"
+        tokens = f"{attempt.usage.total_tokens} tokens" if attempt.usage else "no usage told"
+        return "info", f"{asked} answered in {attempt.latency_ms:.0f} ms: {tokens}, {cost}"
+    if attempt.error_class == "cached":
+        return "info", f"{asked}: {attempt.message}"
+    if attempt.outcome == "skipped":
+        return "warning", f"{asked} skipped: {attempt.message}"
+    level = "critical" if rule_for(attempt.error_class).alert else "warning"
+    billed = "; it may have been billed" if attempt.possibly_billed else ""
+    return level, f"{asked} failed after {attempt.latency_ms:.0f} ms: {attempt.message}{billed}"
 
 
 def _check_inputs(schema: dict[str, JsonValue], run: RunContext) -> None:

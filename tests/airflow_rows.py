@@ -15,7 +15,8 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.models.xcom import XComModel
 from sqlalchemy import delete, insert, select
 
-from cognitionos_provider.record import OUTPUT_KEY, StepRecord, encode_output, record_key
+from cognitionos_provider.llm.journal import JOURNAL_KEY_PREFIX
+from cognitionos_provider.output import OUTPUT_KEY, encode_output
 from cognitionos_provider.store.tables import ExecutionRow, WorkflowRow
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -34,6 +35,14 @@ WRITTEN = (
     ExecutionRow,
     WorkflowRow,
 )
+
+
+def journal_text(*attempts, error=None, agent_id=None):
+    """What a process leaves of one try in the journal: calls, and why it failed."""
+    entries = [{"kind": "attempt", "attempt": attempt.model_dump(mode="json")} for attempt in attempts]
+    if error is not None:
+        entries.append({"kind": "ended", "error": error})
+    return json.dumps({"writer": "w", "agent_id": agent_id, "entries": entries})
 
 
 class AirflowRows:
@@ -96,8 +105,8 @@ class AirflowRows:
         text = encode_output(value)
         self.xcom(*where, OUTPUT_KEY, json.dumps(text) if by_event else text, map_index)
 
-    def record(self, *where, try_number=1, **fields):
-        self.xcom(*where, record_key(try_number), StepRecord(**fields).model_dump_json())
+    def journal(self, *where, attempts=(), try_number=1, **fields):
+        self.xcom(*where, f"{JOURNAL_KEY_PREFIX}{try_number:04d}.00", journal_text(*attempts, **fields))
 
     def kept_by_worker(self, run, dag_id, run_id, task_id, key, value):
         row = {"dag_run_id": run, "dag_id": dag_id, "run_id": run_id, "task_id": task_id, "key": key}

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from operator import attrgetter
 from pathlib import Path
 from typing import get_args
@@ -11,7 +12,8 @@ from typing import get_args
 import pytest
 from pydantic import SecretStr
 
-from cognitionos_provider.config import Config, get_config
+from cognitionos_provider.config import Config, get_config, get_llm_config, get_redis_url_for_steps
+from cognitionos_provider.environment import ModelPrice
 from cognitionos_provider.exceptions import ConfigurationError
 
 PREFIXES = (
@@ -42,7 +44,8 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 @pytest.fixture(autouse=True)
 def _forget_settings() -> object:
     yield
-    get_config.cache_clear()
+    for read in (get_config, get_llm_config, get_redis_url_for_steps):
+        read.cache_clear()
 
 
 NAMES = [
@@ -62,6 +65,8 @@ NAMES = [
     ("RABBITMQ_VHOST", "flows", "rabbitmq.vhost", "flows"),
     ("LLM_OPENAI_API_KEY", " sk-1\n", "llm.openai_api_key", SecretStr("sk-1")),
     ("LLM_ANTHROPIC_API_KEY", "sk-ant-1", "llm.anthropic_api_key", SecretStr("sk-ant-1")),
+    ("LLM_LOCAL_API_KEY", "any", "llm.local_api_key", SecretStr("any")),
+    ("LLM_LOCAL_BASE_URL", "http://localhost:11434/v1", "llm.local_base_url", "http://localhost:11434/v1"),
     ("LLM_OPENAI_BASE_URL", "http://localhost:9000/v1/", "llm.openai_base_url", "http://localhost:9000/v1"),
     (
         "LLM_ANTHROPIC_BASE_URL",
@@ -73,6 +78,18 @@ NAMES = [
     ("LLM_DEFAULT_MODELS", "openai:gpt-4, gpt-4o", "llm.default_models", ("openai:gpt-4", "gpt-4o")),
     ("LLM_TIMEOUT", "2.5", "llm.timeout", 2.5),
     ("LLM_MAX_RETRIES", "4", "llm.max_retries", 4),
+    (
+        "LLM_PRICES",
+        '{"openai:gpt-4": {"input": 30, "output": 0.1}, "llama": {"input": "0", "output": 0}}',
+        "llm.prices",
+        {
+            "openai:gpt-4": ModelPrice(input=Decimal(30), output=Decimal("0.1")),
+            "llama": ModelPrice(input=Decimal(0), output=Decimal(0)),
+        },
+    ),
+    ("LLM_MAX_IN_FLIGHT", "20", "llm.max_in_flight", 20),
+    ("LLM_REQUESTS_PER_MINUTE", "500", "llm.requests_per_minute", 500),
+    ("LLM_TOKENS_PER_MINUTE", "90000", "llm.tokens_per_minute", 90_000),
     ("CELERY_BROKER_URL", "redis://h:6379/0", "celery.broker_url", SecretStr("redis://h:6379/0")),
     (
         "CELERY_RESULT_BACKEND",
@@ -133,7 +150,13 @@ def test_defaults_are_those_of_the_contract(load: Load) -> None:
     assert config.rabbitmq.url is None
     assert not any(part.configured for part in (config.database, config.redis, config.rabbitmq))
     assert (config.llm.openai_api_key, config.llm.anthropic_api_key) == (None, None)
-    assert (config.llm.default_provider, config.llm.max_retries) == ("openai", 1)
+    assert (config.llm.default_provider, config.llm.max_retries) == ("openai", 2)
+    assert (config.llm.local_base_url, config.llm.prices) == (None, {})
+    assert (config.llm.max_in_flight, config.llm.requests_per_minute, config.llm.tokens_per_minute) == (
+        None,
+        None,
+        None,
+    )
     assert (config.celery.broker_url, config.celery.result_backend) == (None, None)
     assert (config.api.host, config.api.port, config.api.debug) == ("0.0.0.0", 8100, False)
     assert (config.api.log_level, config.api.cors_origins) == ("info", ())
@@ -242,6 +265,15 @@ def test_the_default_provider_turns_the_default_chain_round(load: Load) -> None:
     assert load(LLM_DEFAULT_PROVIDER="anthropic").llm.default_models == ahead[::-1]
 
 
+@pytest.mark.parametrize("provider", ["local", "groq", "open", "openai-chat"])
+def test_a_default_provider_that_the_default_chain_does_not_hold_leaves_it_alone(
+    load: Load, provider: str
+) -> None:
+    ahead = load().llm.default_models
+    config = load(LLM_DEFAULT_PROVIDER=provider)
+    assert (config.llm.default_provider, config.llm.default_models) == (provider, ahead)
+
+
 def test_the_default_provider_leaves_a_given_chain_alone(load: Load) -> None:
     config = load(LLM_DEFAULT_PROVIDER="anthropic", LLM_DEFAULT_MODELS="openai:a,anthropic:b")
     assert config.llm.default_models == ("openai:a", "anthropic:b")
@@ -273,6 +305,7 @@ HOST = "a host name or an IP address"
 URL = "an http:// or https:// address"
 ORIGINS = "a comma-separated list of origins"
 MODELS = "a comma-separated list of models"
+PRICES = "a JSON object of prices in USD per million tokens, such as "
 LEVEL = "one of debug, info, warning, error, critical"
 MALFORMED = [
     ("DB_HOST", "db/x", "is 'db/x'", HOST, "localhost"),
@@ -292,12 +325,55 @@ MALFORMED = [
     ("LLM_OPENAI_BASE_URL", "http://h:99999/v1", "is 'http://h:99999/v1'", URL, "its default"),
     ("LLM_OPENAI_BASE_URL", "http://h:0", "is 'http://h:0'", URL, "its default"),
     ("LLM_ANTHROPIC_BASE_URL", "https://h/v1?key=1", "is 'https://h/v1?key=1'", URL, "its default"),
-    ("LLM_DEFAULT_PROVIDER", "gemini", "is 'gemini'", "openai or anthropic", "openai"),
+    ("LLM_DEFAULT_PROVIDER", "open ai", "is 'open ai'", "such as openai, anthropic or local", "openai"),
     ("LLM_DEFAULT_MODELS", "openai:gpt-4,,x", "holds ''", MODELS, "its default"),
     ("LLM_DEFAULT_MODELS", "openai:", "holds 'openai:'", MODELS, "its default"),
     ("LLM_TIMEOUT", "0", "is '0'", "a number of seconds above 0", "60.0"),
     ("LLM_TIMEOUT", "inf", "is 'inf'", "a number of seconds above 0", "60.0"),
-    ("LLM_MAX_RETRIES", "0", "is '0'", "1 or more", "1"),
+    ("LLM_MAX_RETRIES", "0", "is '0'", "1 or more", "2"),
+    ("LLM_LOCAL_BASE_URL", "localhost:11434", "is 'localhost:11434'", URL, "its default"),
+    ("LLM_MAX_IN_FLIGHT", "0", "is '0'", "a whole number of calls, 1 or more", "its default"),
+    ("LLM_REQUESTS_PER_MINUTE", "many", "is 'many'", "a whole number of requests, 1 or more", "its default"),
+    ("LLM_TOKENS_PER_MINUTE", "1.5", "is '1.5'", "a whole number of tokens, 1 or more", "its default"),
+    ("LLM_PRICES", "gpt-4=30", "is 'gpt-4=30'", PRICES, "its default"),
+    ("LLM_PRICES", "[1]", "is '[1]'", PRICES, "its default"),
+    ("LLM_PRICES", '{"gpt-4": 30}', "holds '30' for 'gpt-4'", PRICES, "its default"),
+    (
+        "LLM_PRICES",
+        '{"gpt-4": {"input": "a", "output": 1}}',
+        "holds 'a' for 'input' of 'gpt-4'",
+        PRICES,
+        "its default",
+    ),
+    (
+        "LLM_PRICES",
+        '{"gpt-4": {"input": NaN, "output": 1}}',
+        "holds 'NaN' for 'input' of 'gpt-4'",
+        PRICES,
+        "its default",
+    ),
+    (
+        "LLM_PRICES",
+        '{"gpt-4": {"input": -1, "output": 1}}',
+        "holds '-1' for 'input' of 'gpt-4'",
+        PRICES,
+        "its default",
+    ),
+    ("LLM_PRICES", '{"gpt-4": {"input": 1}}', "lacks 'output' of 'gpt-4'", PRICES, "its default"),
+    (
+        "LLM_PRICES",
+        '{"gpt-4": {"input": 1, "output": 1, "cached": 2}}',
+        "holds '2' for 'cached' of 'gpt-4'",
+        PRICES,
+        "its default",
+    ),
+    (
+        "LLM_PRICES",
+        '{"gpt 4": {"input": 1, "output": 1}}',
+        "holds 'gpt 4' for 'gpt 4'",
+        PRICES,
+        "its default",
+    ),
     ("API_HOST", "http://0.0.0.0", "is 'http://0.0.0.0'", HOST, "0.0.0.0"),
     ("API_PORT", "8100x", "is '8100x'", "from 1 to 65535", "8100"),
     ("API_DEBUG", "maybe", "is 'maybe'", "true or false", "false"),
@@ -366,6 +442,7 @@ def test_a_malformed_secret_is_told_without_its_value(load: Load, variable: str,
         ("DB_HOST", f"postgresql://u:{CANARY}@h/d", "***@h/d"),
         ("LLM_OPENAI_BASE_URL", f"https://u:{CANARY}@h", "***@h"),
         ("LLM_ANTHROPIC_BASE_URL", f"sk-{CANARY}", "sk-***"),
+        ("LLM_PRICES", f"sk-{CANARY}", "sk-***"),
     ],
 )
 def test_a_secret_that_landed_in_the_wrong_variable_is_not_shown(
@@ -379,7 +456,7 @@ def test_a_secret_that_landed_in_the_wrong_variable_is_not_shown(
 
 def test_all_malformed_variables_are_told_at_once(load: Load) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        load(API_PORT="x", DB_PORT="y", LLM_DEFAULT_PROVIDER="z", COGNITIONOS_HOME="~no-such-user")
+        load(API_PORT="x", DB_PORT="y", LLM_DEFAULT_PROVIDER="!", COGNITIONOS_HOME="~no-such-user")
     assert [line.split()[0] for line in str(caught.value).splitlines()] == [
         "DB_PORT",
         "LLM_DEFAULT_PROVIDER",
@@ -403,6 +480,7 @@ SECRETS = {
     "RABBITMQ_PASSWORD": f"{CANARY}-rabbit",
     "LLM_OPENAI_API_KEY": f"{CANARY}-openai",
     "LLM_ANTHROPIC_API_KEY": f"{CANARY}-anthropic",
+    "LLM_LOCAL_API_KEY": f"{CANARY}-local",
     "CELERY_BROKER_URL": f"redis://:{CANARY}-broker@h:6379/0;redis://:{CANARY}-second@h:6379/0",
     "CELERY_RESULT_BACKEND": f"db+postgresql://u:{CANARY}%2Dbackend@h/d",
 }
@@ -419,7 +497,9 @@ def test_no_secret_is_in_a_repr_a_str_or_a_dump(load: Load) -> None:
 
 def test_every_secret_that_is_set_is_one_to_be_masked(load: Load) -> None:
     values = set(load(**SECRETS).secret_values())
-    assert {f"{CANARY}-{name}" for name in ("db", "redis", "rabbit", "openai", "anthropic")} <= values
+    assert {
+        f"{CANARY}-{name}" for name in ("db", "redis", "rabbit", "openai", "anthropic", "local")
+    } <= values
     assert {f"{CANARY}-{name}" for name in ("broker", "second", "backend")} <= values
     assert f"redis://:{CANARY}-second@h:6379/0" in values
     assert f"{CANARY}%2Dbackend" in values
@@ -435,6 +515,59 @@ def test_reading_the_settings_masks_their_secrets_in_logs(load: Load) -> None:
 
     load(LLM_OPENAI_API_KEY="sk-read-and-masked")
     assert redact("key sk-read-and-masked!") == "key ***!"
+
+
+def test_a_secret_in_the_key_of_a_price_is_not_shown(load: Load) -> None:
+    with pytest.raises(ConfigurationError, match="LLM_PRICES") as caught:
+        load(LLM_PRICES=f'{{"sk-{CANARY}": {{"input": 1}}}}')
+    assert "lacks 'output' of 'sk-***" in str(caught.value)
+    assert CANARY not in str(caught.value)
+
+
+# --- what steps read
+
+
+def test_steps_read_the_settings_of_models_whatever_the_others_say(load: Load) -> None:
+    with pytest.raises(ConfigurationError):
+        load(API_PORT="x", LLM_LOCAL_API_KEY="sk-of-a-step")
+    assert get_llm_config().local_api_key == SecretStr("sk-of-a-step")
+
+
+def test_steps_share_what_redis_there_is(load: Load) -> None:
+    load()
+    assert get_redis_url_for_steps() is None
+    get_redis_url_for_steps.cache_clear()
+    load(REDIS_HOST="cache", REDIS_PASSWORD="p@ss-of-redis")
+    assert get_redis_url_for_steps() == "redis://:p%40ss-of-redis@cache:6379/0"
+
+    from cognitionos_provider.observability.redaction import redact
+
+    assert redact("p@ss-of-redis p%40ss-of-redis") == "*** ***"
+
+
+def test_a_malformed_redis_is_told_once_and_hinders_no_step(
+    load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load()
+    # In Kubernetes, a service named redis sets it.
+    monkeypatch.setenv("REDIS_PORT", "tcp://10.0.0.1:6379")
+    monkeypatch.setenv("REDIS_PASSWORD", CANARY)
+    assert [get_redis_url_for_steps() for _ in range(3)] == [None] * 3
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert "Redis is not used" in record.getMessage()
+    assert "REDIS_PORT is 'tcp://10.0.0.1:6379'. It must be a port" in record.getMessage()
+    assert CANARY not in record.getMessage()
+
+
+def test_a_redis_without_its_client_library_is_told_once_and_hinders_no_step(
+    load: Load, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(REDIS_HOST="cache")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    assert [get_redis_url_for_steps() for _ in range(3)] == [None] * 3
+    [record] = caplog.records
+    assert "Install cognitionos-provider[redis]" in record.getMessage()
 
 
 # --- imports

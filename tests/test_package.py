@@ -81,6 +81,25 @@ def test_the_provider_info_satisfies_airflows_schema_and_names_what_exists():
     assert "cognitionos_llm" in ProvidersManager().hooks
 
 
+def test_airflow_draws_the_connection_form_without_loading_the_hook():
+    code = (
+        "import json, sys\n"
+        "from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService\n"
+        "(form,) = [m for m in HookMetaService.hook_meta_data() if m.connection_type == 'cognitionos_llm']\n"
+        "print(json.dumps([form.model_dump(), 'cognitionos_provider.hooks.llm' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    form, loaded = json.loads(done.stdout.splitlines()[-1])
+    assert not loaded
+    assert form["hook_name"] == "CognitionOS LLM"
+    assert [form["standard_fields"][name]["title"] for name in ("host", "password")] == [
+        "Base URL",
+        "API key",
+    ]
+    assert all(form["standard_fields"][name]["hidden"] for name in ("url_schema", "login", "port"))
+    assert form["extra_fields"]["provider"]["value"] == "openai"
+
+
 def test_the_versions_agree():
     assert importlib.metadata.version("cognitionos-provider") == cognitionos_provider.__version__
 

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
+from decimal import Decimal
 
 import pytest
 
 from cognitionos_provider.definitions import Workflow
-from cognitionos_provider.llm import Attempt, create_llm_router
-from cognitionos_provider.prompt import parse_json_answer
-from cognitionos_provider.record import StepRecord
+from cognitionos_provider.llm import create_llm_router
+from cognitionos_provider.llm.journal import Intent, Journal, read_history
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.simulator import SimulatorServer
 from cognitionos_provider.step import StepSpec, run_step
@@ -26,15 +26,26 @@ def sim(server):
     return server
 
 
-@pytest.fixture
-async def router(sim):
-    async with create_llm_router(
+def router_of(sim, tries):
+    return create_llm_router(
         "sk-test",
         "sk-ant-test",
         openai_base_url=sim.openai_base_url,
         anthropic_base_url=sim.anthropic_base_url,
         default_models=("openai:gpt-4", "anthropic:claude-3-haiku-20240307"),
-    ) as router:
+        tries_per_model=tries,
+    )
+
+
+@pytest.fixture
+async def router(sim):
+    async with router_of(sim, tries=1) as router:
+        yield router
+
+
+@pytest.fixture
+async def patient_router(sim):
+    async with router_of(sim, tries=2) as router:
         yield router
 
 
@@ -44,9 +55,18 @@ class Edge:
     def __init__(self, router, outputs=None):
         self._router = router
         self.outputs = outputs or {}
-        self.before = None
-        self.records = []
+        self.kept = {}
+        self.spent = Decimal(0)
+        self.try_number = 1
         self.lines = []
+
+    @property
+    def history(self):
+        return read_history(self.kept[key] for key in sorted(self.kept))
+
+    @property
+    def attempts(self):
+        return self.history.attempts()
 
     async def output_of(self, step_id):
         return self.outputs[step_id]
@@ -54,11 +74,14 @@ class Edge:
     async def router(self):
         return self._router
 
-    async def read_record(self):
-        return self.before
+    async def read(self, key):
+        return self.kept.get(key)
 
-    async def write_record(self, record):
-        self.records.append(record.model_copy(deep=True))
+    async def write(self, key, text):
+        self.kept[key] = text
+
+    async def spent_by_others(self):
+        return self.spent
 
     def log(self, level, event, **fields):
         self.lines.append((level, event))
@@ -88,8 +111,7 @@ async def test_the_default_agent_is_told_the_step_its_inputs_and_what_came_befor
     sim.configure({"match": {"contains": "Sum up"}, "answer": "done"})
     outcome = await run_step(spec, run_of(n=3), edge)
     assert (outcome.state, outcome.output) == ("success", "done")
-    (record,) = edge.records
-    assert [attempt.outcome for attempt in record.attempts] == ["ok"]
+    assert [attempt.outcome for attempt in edge.attempts] == ["ok"]
     asking, answered = edge.lines
     assert asking == ("info", "asking openai:gpt-4")
     assert answered[1].startswith("openai:gpt-4 answered in")
@@ -128,7 +150,7 @@ async def test_for_each_asks_once_for_each_item_and_keeps_the_order(sim, router)
     edge = Edge(router)
     outcome = await run_step(spec, run_of(list=list("abcde")), edge)
     assert outcome.output == list("ABCDE")
-    assert len(edge.records[-1].attempts) == 5
+    assert len(edge.attempts) == 5
     assert sim.stats()["max_in_flight"] <= 3
 
 
@@ -157,31 +179,32 @@ async def test_for_each_over_something_else_or_too_much_fails(sim, router, value
     assert message in outcome.error
 
 
-async def test_an_answer_that_breaks_the_schema_is_asked_for_again_with_the_reason(sim, router):
+async def test_an_answer_that_breaks_the_schema_is_asked_for_again_with_the_reason(sim, patient_router):
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     sim.configure({"times": 1, "answer": "no JSON"})
     sim.configure({"match": {"contains": "does not satisfy"}, "answer": '```json\n{"n": 4}\n```'})
-    outcome = await run_step(spec_of({"output_schema": schema}), run_of(), Edge(router))
+    edge = Edge(patient_router)
+    outcome = await run_step(spec_of({"output_schema": schema}), run_of(), edge)
     assert outcome.output == {"n": 4}
-    assert len(sim.calls()) == 2
+    assert [(attempt.provider, attempt.error_class) for attempt in edge.attempts] == [
+        ("openai", "schema"),
+        ("openai", None),
+    ]
+    assert all(attempt.cost_usd for attempt in edge.attempts)
 
 
-async def test_a_model_that_never_keeps_the_schema_fails_the_step(sim, router):
+async def test_models_that_never_keep_the_schema_fail_the_step(sim, patient_router):
     sim.configure({"answer": '{"n": "four"}'})
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}}
-    outcome = await run_step(
-        spec_of({"output_schema": schema, "retry": {"max_attempts": 2}}), run_of(), Edge(router)
-    )
+    retry = {"max_attempts": 2, "backoff_seconds": 0}
+    edge = Edge(patient_router)
+    outcome = await run_step(spec_of({"output_schema": schema, "retry": retry}), run_of(), edge)
     assert outcome.state == "failed"
     assert "n: 'four' is not of type 'integer'" in outcome.error
-    assert len(sim.calls()) == 2
-
-
-def test_an_answer_is_read_as_json_with_or_without_a_fence():
-    schema = {"type": "object", "required": ["a"]}
-    assert parse_json_answer('{"a": 1}', schema) == ({"a": 1}, None)
-    assert parse_json_answer('```\n{"a": 1}\n```', schema) == ({"a": 1}, None)
-    assert parse_json_answer("{}", schema)[1] == "'a' is a required property"
+    # Passes by models by tries.
+    assert len(sim.calls()) == 2 * 2 * 2
+    # None of them is an answer that a later try would replay.
+    assert edge.history.answers == {}
 
 
 async def test_both_providers_down_fails_the_step_with_each_ones_last_failure(sim, router):
@@ -196,8 +219,8 @@ async def test_both_providers_down_fails_the_step_with_each_ones_last_failure(si
     assert "500" in outcome.error
     assert "anthropic:claude-3-haiku-20240307" in outcome.error
     assert "529" in outcome.error
-    assert edge.records[-1].error == outcome.error
-    assert len(edge.records[-1].attempts) == len(sim.calls()) == 4
+    assert edge.history.error == outcome.error
+    assert len(edge.attempts) == len(sim.calls()) == 4
 
 
 async def test_a_bad_request_is_sent_once_whatever_max_attempts_says(sim, router):
@@ -221,7 +244,7 @@ async def test_the_deadline_ends_the_step_however_slow_the_provider_is(sim, rout
     assert outcome.state == "failed"
     assert outcome.can_retry
     assert "0.4 s" in outcome.error
-    assert [attempt.error_class for attempt in edge.records[-1].attempts] == ["timeout"]
+    assert [attempt.error_class for attempt in edge.attempts] == ["timeout"]
 
 
 async def test_one_pass_is_made_where_somebody_else_makes_the_retries(sim, router):
@@ -251,7 +274,7 @@ async def test_whatever_breaks_in_the_edge_is_the_outcome_and_never_an_exception
         async def output_of(self, step_id):
             raise RuntimeError("the supervisor is gone")
 
-        async def write_record(self, record):
+        async def write(self, key, text):
             raise RuntimeError("and so is the database")
 
     spec = spec_of({"depends_on": ["a"], "retry": {"backoff_seconds": 0}}, {"step_id": "a"})
@@ -299,22 +322,91 @@ async def test_an_airflow_that_does_not_answer_at_once_is_asked_again(sim, route
     assert [level for level, _ in edge.lines].count("warning") == 2
 
 
-async def test_a_try_that_another_process_began_goes_on_with_its_record(sim, router):
-    lost = Attempt(provider="openai", model="gpt-4", outcome="error", possibly_billed=True)
+async def test_a_try_that_another_process_began_goes_on_with_its_journal(sim, router):
     edge = Edge(router)
-    edge.before = StepRecord(attempts=[lost])
+    before = Journal(edge, 1)
+    await before.open()
+    intent = Intent(call_id="c1", request="h", connection="openai", provider="openai", model="gpt-4", at=1.0)
+    await before.intend(intent)
     assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
-    assert [attempt.possibly_billed for attempt in edge.records[-1].attempts] == [True, False]
+    assert [attempt.possibly_billed for attempt in edge.attempts] == [True, False]
 
 
-async def test_a_record_that_can_not_be_read_hinders_nothing(sim, router):
+async def test_a_journal_that_can_not_be_read_fails_the_step_and_nothing_is_sent(sim, router):
     class Unreadable(Edge):
-        async def read_record(self):
+        async def read(self, key):
             raise ValueError("garbage")
 
-    edge = Unreadable(router)
-    assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
-    assert edge.lines[0][0] == "warning"
+    outcome = await run_step(spec_of({"retry": {"backoff_seconds": 0}}), run_of(), Unreadable(router))
+    assert outcome.state == "failed"
+    assert "garbage" in outcome.error
+    assert sim.calls() == []
+
+
+async def test_a_rerun_replays_what_was_answered_and_pays_for_the_rest_only(sim, router):
+    step = {"for_each": "inputs.list", "llm": {"prompt": "item {{ item }}"}, "retry": {"max_attempts": 1}}
+    sim.configure({"match": {"contains": "item b"}, "status": 400, "times": 1})
+    edge = Edge(router)
+    assert (await run_step(spec_of(step), run_of(list=["a", "b", "c"]), edge)).state == "failed"
+    assert len(sim.calls()) == 3
+    edge.try_number = 2
+    outcome = await run_step(spec_of(step), run_of(list=["a", "b", "c"]), edge)
+    assert outcome.state == "success"
+    assert len(sim.calls()) == 4
+    assert [attempt.outcome for attempt in edge.attempts].count("ok") == 3
+    replayed = [line for _, line in edge.lines if "journal: nothing was paid" in line]
+    assert len(replayed) == 2
+
+
+async def test_a_budget_that_is_used_up_fails_the_step_and_nothing_is_sent(sim, router):
+    edge = Edge(router)
+    edge.spent = Decimal("0.49")
+    outcome = await run_step(spec_of({}, budget_usd=0.5), run_of(), edge)
+    assert outcome.state == "failed"
+    assert not outcome.can_retry
+    assert "The run's budget of $0.50" in outcome.error
+    assert sim.calls() == []
+    # A run's own budget can only lower it.
+    run = RunContext("e-2", "t", {}, {}, Decimal(5))
+    assert (await run_step(spec_of({}, budget_usd=0.5), run, edge)).state == "failed"
+    run = RunContext("e-3", "t", {}, {}, Decimal("0.4"))
+    assert "$0.40" in (await run_step(spec_of({}, budget_usd=0.5), run, edge)).error
+
+
+async def test_the_budget_of_an_agent_bounds_it_too(sim, router):
+    spec = spec_of({}).model_copy(update={"agent_id": "writer", "agent_budget_usd": 0.01})
+    outcome = await run_step(spec, run_of(), Edge(router))
+    assert "The budget of agent 'writer' of $0.01" in outcome.error
+
+
+async def test_under_a_budget_a_model_without_a_price_is_refused_unless_allowed(sim, router):
+    step = {"llm": {"models": ["openai:in-house"]}}
+    refused = await run_step(spec_of(step, budget_usd=1), run_of(), Edge(router))
+    assert refused.state == "failed"
+    assert "price is not known" in refused.error
+    assert sim.calls() == []
+    run = RunContext("e-4", "t", {}, {})
+    allowed = await run_step(spec_of(step, budget_usd=1, unpriced="allow"), run, Edge(router))
+    assert allowed.state == "success"
+
+
+async def test_a_step_may_say_what_a_refusal_leads_to(sim, router):
+    sim.configure({"match": {"provider": "openai"}, "refusal": True})
+    assert (await run_step(spec_of({}), run_of(), Edge(router))).state == "failed"
+    llm = {"on_refusal": "fallback"}
+    assert (await run_step(spec_of({"llm": llm}), run_of(), Edge(router))).state == "success"
+    llm = {"policy": {"refusal": "next"}}
+    assert (await run_step(spec_of({"llm": llm}), run_of(), Edge(router))).state == "success"
+
+
+async def test_an_answer_may_serve_other_runs_for_a_while(sim, router):
+    spec = spec_of({"llm": {"cache_ttl_seconds": 60, "temperature": 0}})
+    first = await run_step(spec, run_of(), Edge(router))
+    edge = Edge(router)
+    second = await run_step(spec, run_of(), edge)
+    assert first.output == second.output
+    assert len(sim.calls()) == 1
+    assert [attempt.error_class for attempt in edge.attempts] == ["cached"]
 
 
 async def test_what_no_database_can_hold_is_cleaned_from_structured_answers_too(sim, router):
@@ -343,20 +435,20 @@ async def test_where_somebody_else_makes_the_retries_a_broken_answer_is_worth_on
     sim.configure({"answer": "no JSON"})
     outcome = await run_step(spec_of({"output_schema": {"type": "object"}}), run_of(), Edge(router), passes=1)
     assert outcome.can_retry
-    assert len(sim.calls()) == 1
+    assert len(sim.calls()) == 2
 
 
-async def test_a_record_whose_first_write_fails_is_kept_at_the_end(sim, router):
+async def test_a_journal_whose_first_write_fails_is_written_again(sim, router):
     class Flaky(Edge):
         failed = False
 
-        async def write_record(self, record):
+        async def write(self, key, text):
             if not self.failed:
                 self.failed = True
                 raise ConnectionError("the database is away")
-            await super().write_record(record)
+            await super().write(key, text)
 
     edge = Flaky(router)
     assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
     assert edge.failed
-    assert [attempt.outcome for attempt in edge.records[-1].attempts] == ["ok"]
+    assert [attempt.outcome for attempt in edge.attempts] == ["ok"]

@@ -35,6 +35,7 @@ from cognitionos_provider.definitions.violation import (
     did_you_mean,
 )
 from cognitionos_provider.exceptions import DefinitionError
+from cognitionos_provider.llm.policy import Action, Fault
 from cognitionos_provider.llm.request import Retry
 
 __all__ = ["LLMOverrides", "Step", "Workflow", "check_inputs", "sinks"]
@@ -122,6 +123,21 @@ class LLMOverrides(_Definition):
     temperature: Annotated[float, Field(strict=True, ge=0, le=2, allow_inf_nan=False)] | None = None
     max_tokens: Annotated[int, Field(strict=True, ge=1, le=10_000_000)] | None = Field(
         default=None, description="Most tokens of an answer."
+    )
+    max_cost_usd: Dollars | None = Field(
+        default=None, description="Most that one call may cost, in USD; one that could cost more is not made."
+    )
+    on_refusal: Literal["fail", "fallback"] = Field(
+        default="fail",
+        description="fallback: where a model refuses for its content policy, the next one is asked.",
+    )
+    cache_ttl_seconds: Annotated[float, Field(strict=True, ge=0, le=_YEAR, allow_inf_nan=False)] = Field(
+        default=0,
+        description="Seconds for which an answer may serve an equal request of another run, if temperature is 0.",
+    )
+    policy: dict[Fault, Action] = Field(
+        default={},
+        description="What an error leads to, where it is not the default: fail, next, retry, larger or ask_again.",
     )
 
 

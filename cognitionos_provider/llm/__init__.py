@@ -14,18 +14,32 @@ Importing this package is cheap: the SDKs are loaded in a thread when a router i
 
 from __future__ import annotations
 
+from cognitionos_provider.llm.budget import Budget
 from cognitionos_provider.llm.chain import DEFAULT_MODELS
+from cognitionos_provider.llm.connection import Connection, Limits, Price
 from cognitionos_provider.llm.health import ProviderHealth
+from cognitionos_provider.llm.journal import Journal
+from cognitionos_provider.llm.policy import POLICY, Action
+from cognitionos_provider.llm.provider import LLMProvider, Opened
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry, Usage
 from cognitionos_provider.llm.router import LLMRouter, create_llm_router
 
 __all__ = [
     "DEFAULT_MODELS",
+    "POLICY",
+    "Action",
     "Attempt",
+    "Budget",
+    "Connection",
+    "Journal",
+    "LLMProvider",
     "LLMRequest",
     "LLMResponse",
     "LLMRouter",
+    "Limits",
     "Message",
+    "Opened",
+    "Price",
     "ProviderHealth",
     "Retry",
     "Usage",

@@ -34,7 +34,7 @@ class Failure:
 
 def short(text: str, secrets: Iterable[str]) -> str:
     """Make a line of at most 300 characters that is safe to log and to store, without any of ``secrets``."""
-    for secret in secrets:
+    for secret in filter(None, secrets):
         text = text.replace(secret, "***")
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 1] + "…"
@@ -111,9 +111,14 @@ def _http_classes() -> tuple[tuple[type[ModelAPIError], ErrorClass], ...]:
 # Statuses that pydantic-ai puts into no category, or into a wider one than the policy's.
 _STATUS_CLASSES: dict[int, ErrorClass] = {403: "permission", 408: "timeout", 409: "conflict"}
 
+# A 400 by which OpenAI and servers like it refuse for their content policy.
+_POLICY_CODES = frozenset({"content_filter", "content_policy_violation", "moderation_blocked"})
+
 
 def _http_class(error: ModelAPIError) -> ErrorClass:
     status: int = getattr(error, "status_code", 0)
+    if error.provider_error_code in _POLICY_CODES or error.provider_error_type in _POLICY_CODES:
+        return "refusal"
     if status in _STATUS_CLASSES:
         return _STATUS_CLASSES[status]
     return next((name for kind, name in _http_classes() if isinstance(error, kind)), "http_error")

@@ -1,313 +1,220 @@
-"""The providers a router can call: a table of two, and the open client of each.
+"""How each provider is reached: two of our own, servers compatible with OpenAI, all of pydantic-ai, and others.
 
-Everything here that is slow (importing the SDKs and pydantic-ai, building an SSL context, building the
-pydantic schemas of a provider's answer at its first call) happens in :meth:`Provider.connect`, which is
-to be run in a thread.
+Another package adds a provider by an entry point in the group ``cognitionos.llm_providers``: its name is the
+provider's, and it loads an :class:`LLMProvider`::
+
+    def open_acme(connection: Connection, http: httpx2.AsyncClient) -> Opened:
+        provider = AcmeProvider(api_key=connection.api_key.get_secret_value(), http_client=http)
+        return Opened(model=lambda name: AcmeModel(name, provider=provider))
+
+    ACME = LLMProvider(open=open_acme)
+
+Everything here runs in the thread that connects: the SDKs and pydantic-ai are slow to import.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import threading
-from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from functools import partial
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from cognitionos_provider.exceptions import ConfigurationError
-from cognitionos_provider.llm.pricing import price
-from cognitionos_provider.llm.request import LLMRequest, Usage
+from cognitionos_provider.exceptions import ConfigurationError, UnknownModelError
+from cognitionos_provider.llm.connection import Connection
 
 if TYPE_CHECKING:
     import httpx2
-    from anthropic import AsyncAnthropic
-    from openai import AsyncOpenAI
-    from pydantic_ai.messages import ModelMessage, ModelResponse
     from pydantic_ai.models import Model
-    from pydantic_ai.settings import ModelSettings
 
-    SDKClient = AsyncOpenAI | AsyncAnthropic
+__all__ = ["BUILT_IN", "ENTRY_POINT_GROUP", "LLMProvider", "Opened", "find_provider", "needs_key"]
 
-__all__ = ["KINDS", "Provider", "Wire"]
-
-# A host that does not answer at all must not use up the time of the candidates behind it.
-_CONNECT_SECONDS = 10.0
-# The pool looks at the socket of each idle connection whenever a call begins or ends: with 1,000 of them,
-# 1,000 calls at once took 13 s of the loop, with 100 (the SDKs' own default, too) 5 s (measured).
-_MOST_IDLE_CONNECTIONS = 100
-# Model objects hold no connection; names come from workflow definitions, so there may be any number of them.
-_MOST_MODELS = 256
-# Above it pydantic-ai would stream the answer, and a model's own maximum may be 64,000 tokens and more.
-_DEFAULT_ANTHROPIC_TOKENS = 16_384
-
-
-@dataclass(slots=True)
-class Wire:
-    """Whether a request went out: what tells a refused connection from an answer that got lost."""
-
-    sent: bool = False
-
-    async def trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """Follow one HTTP request (httpcore's ``trace`` extension)."""
-        if event.endswith("send_request_body.started") and info["request"].method != b"CONNECT":
-            self.sent = True
-
-
-_wire: ContextVar[Wire | None] = ContextVar("cognitionos_llm_wire", default=None)
-
-
-async def _watch(request: httpx2.Request) -> None:
-    if (wire := _wire.get()) is not None:
-        request.extensions["trace"] = wire.trace
+ENTRY_POINT_GROUP = "cognitionos.llm_providers"
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """What differs between providers. The first three run in the thread that connects."""
+class Opened:
+    """An open connection: its models, and a call that costs nothing and shows whether the key is accepted.
 
-    base_url: str
-    open_client: Callable[[str, str, dict[str, Any]], SDKClient]
-    model: Callable[[SDKClient, str], Model]
-    sample_answer: dict[str, Any]
-    """An answer as it comes over the wire, for the rehearsal."""
+    ``model`` makes a model by name; it must not retry by itself. ``list_models`` is given the seconds that it
+    may take; None where the provider has no such call. ``aclose`` closes what is not the HTTP client's.
+    """
 
-
-def _open_openai(api_key: str, base_url: str, http: dict[str, Any]) -> AsyncOpenAI:
-    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
-
-    return AsyncOpenAI(
-        api_key=api_key, base_url=base_url, max_retries=0, http_client=DefaultAsyncHttpxClient(**http)
-    )
+    model: Callable[[str], Model]
+    list_models: Callable[[float], Awaitable[object]] | None = None
+    aclose: Callable[[], Awaitable[None]] | None = None
 
 
-def _open_anthropic(api_key: str, base_url: str, http: dict[str, Any]) -> AsyncAnthropic:
-    from anthropic import AsyncAnthropic, DefaultAsyncHttpxClient
+@dataclass(frozen=True, slots=True)
+class LLMProvider:
+    """A provider. ``open`` raises whatever it likes; ``needs_key``: a connection without a key is skipped."""
 
-    # The SDK adds the /v1 that OpenAI's base URLs carry themselves.
-    base_url = base_url.removesuffix("/v1")
-    return AsyncAnthropic(
-        api_key=api_key, base_url=base_url, max_retries=0, http_client=DefaultAsyncHttpxClient(**http)
-    )
+    open: Callable[[Connection, httpx2.AsyncClient], Opened]
+    needs_key: bool = True
+    base_url: str | None = None
+    sample_answer: Mapping[str, Any] | None = None
+    """An answer as it comes over the wire, for a rehearsal of the first call (``client.py``)."""
 
 
-def _openai_model(client: Any, name: str) -> Model:
+def _key(connection: Connection) -> str:
+    return "none" if connection.api_key is None else connection.api_key.get_secret_value()
+
+
+def _open_openai(connection: Connection, http: httpx2.AsyncClient) -> Opened:
+    from openai import AsyncOpenAI
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
-    return OpenAIChatModel(name, provider=OpenAIProvider(openai_client=client))
+    url = connection.base_url or _OPENAI_URL
+    client = AsyncOpenAI(api_key=_key(connection), base_url=url, max_retries=0, http_client=http)
+    provider = OpenAIProvider(openai_client=client)
+    return Opened(
+        model=lambda name: OpenAIChatModel(name, provider=provider),
+        list_models=lambda seconds: client.models.list(timeout=seconds),
+    )
 
 
-def _anthropic_model(client: Any, name: str) -> Model:
+def _open_local(connection: Connection, http: httpx2.AsyncClient) -> Opened:
+    from openai import AsyncOpenAI
+    from pydantic_ai.models.openai import OpenAIChatModel
+    from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
+
+    if connection.base_url is None:
+        raise ConfigurationError(
+            f"Connection {connection.name!r} of provider 'local' has no base URL: set it on the connection, or "
+            "LLM_LOCAL_BASE_URL, to where the server speaks OpenAI Chat Completions, such as http://localhost:11434/v1"
+        )
+    client = AsyncOpenAI(
+        api_key=_key(connection), base_url=connection.base_url, max_retries=0, http_client=http
+    )
+    provider = OpenAICompatibleProvider("local", openai_client=client)
+    return Opened(
+        model=lambda name: OpenAIChatModel(name, provider=provider),
+        list_models=lambda seconds: client.models.list(timeout=seconds),
+    )
+
+
+def _open_anthropic(connection: Connection, http: httpx2.AsyncClient) -> Opened:
+    from anthropic import AsyncAnthropic
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
 
-    return AnthropicModel(name, provider=AnthropicProvider(anthropic_client=client))
-
-
-KINDS: Mapping[str, _Kind] = MappingProxyType(
-    {
-        "openai": _Kind(
-            base_url="https://api.openai.com/v1",
-            open_client=_open_openai,
-            model=_openai_model,
-            sample_answer={
-                "id": "sample",
-                "object": "chat.completion",
-                "created": 1,
-                "model": "gpt-4",
-                "choices": [
-                    {"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}
-                ],
-                "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
-            },
-        ),
-        "anthropic": _Kind(
-            base_url="https://api.anthropic.com",
-            open_client=_open_anthropic,
-            model=_anthropic_model,
-            sample_answer={
-                "id": "sample",
-                "type": "message",
-                "role": "assistant",
-                "model": "claude-3-haiku-20240307",
-                "content": [{"type": "text", "text": "."}],
-                "stop_reason": "end_turn",
-                "stop_sequence": None,
-                "usage": {"input_tokens": 1, "output_tokens": 1},
-            },
-        ),
-    }
-)
-"""The known providers. Their base URLs are explicit: the SDKs would take one from the environment."""
-
-
-@dataclass(eq=False)
-class Provider:
-    """One provider as a router uses it: address, key (None: it can't be called) and pooled client."""
-
-    name: str
-    api_key: str | None = field(repr=False)
-    base_url: str = field(repr=False)
-    max_connections: int
-    _client: SDKClient | None = field(default=None, init=False, repr=False)
-    _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
-
-    def connect(self) -> None:
-        """Load the SDK and open the client; takes seconds the first time in a process, so run it in a thread.
-
-        Raises :class:`ConfigurationError` if the client can't be built, for a broken proxy or certificate
-        setting for example.
-        """
-        if self.api_key is None or self._client is not None:
-            return
-        import httpx2
-
-        kind = KINDS[self.name]
-        limits = httpx2.Limits(
-            max_connections=self.max_connections,
-            max_keepalive_connections=min(self.max_connections, _MOST_IDLE_CONNECTIONS),
-            keepalive_expiry=30,
-        )
-        http = {"limits": limits, "event_hooks": {"request": [_watch]}, "follow_redirects": False}
-        try:
-            client = kind.open_client(self.api_key, self.base_url, http)
-        except Exception as error:
-            raise ConfigurationError(
-                f"The HTTP client of {self.name} can't be built ({type(error).__name__}): "
-                "check its base URL and the proxy and certificate settings of the environment"
-            ) from error
-        _rehearse(self.name)
-        self._client = client
-
-    async def ask(self, model: str, request: LLMRequest, *, seconds: float, wire: Wire) -> ModelResponse:
-        """Send the request once, without any retry, and return pydantic-ai's answer or raise its error."""
-        from pydantic_ai.direct import model_request
-
-        token = _wire.set(wire)
-        try:
-            subject = self._model(model)
-            messages = _messages(request)
-            if any(message.role == "system" for message in request.messages[1:]):
-                # Not every model takes system text after the start; pydantic-ai knows the way out.
-                messages = subject.prepare_messages(messages)
-            return await model_request(
-                subject, messages, model_settings=_settings(subject, request, seconds), instrument=False
-            )
-        finally:
-            _wire.reset(token)
-
-    async def list_models(self, seconds: float) -> None:
-        """Make a real call that costs nothing; raises the SDK's own errors."""
-        await self._open_client().models.list(timeout=seconds)
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        client, self._client = self._client, None
-        self._models.clear()
-        if client is not None:
-            await client.close()
-
-    def _open_client(self) -> SDKClient:
-        if self._client is None:
-            raise RuntimeError(f"the connection to {self.name} was closed during the call")
-        return self._client
-
-    def _model(self, name: str) -> Model:
-        client = self._open_client()
-        model = self._models.get(name)
-        if model is None:
-            if len(self._models) >= _MOST_MODELS:
-                self._models.clear()
-            model = self._models[name] = KINDS[self.name].model(client, name)
-        return model
-
-
-def _messages(request: LLMRequest) -> list[ModelMessage]:
-    from pydantic_ai.messages import (
-        ModelRequest,
-        ModelRequestPart,
-        ModelResponse,
-        SystemPromptPart,
-        TextPart,
-        UserPromptPart,
+    # The SDK adds the /v1 that OpenAI's base URLs carry themselves.
+    url = (connection.base_url or _ANTHROPIC_URL).removesuffix("/v1")
+    client = AsyncAnthropic(api_key=_key(connection), base_url=url, max_retries=0, http_client=http)
+    provider = AnthropicProvider(anthropic_client=client)
+    return Opened(
+        model=lambda name: AnthropicModel(name, provider=provider),
+        list_models=lambda seconds: client.models.list(timeout=seconds),
     )
 
-    messages: list[ModelMessage] = []
-    parts: list[ModelRequestPart] = []
-    for message in request.messages:
-        if message.role == "assistant":
-            if parts:
-                messages.append(ModelRequest(parts=parts))
-                parts = []
-            messages.append(ModelResponse(parts=[TextPart(message.content)]))
-        else:
-            part = SystemPromptPart if message.role == "system" else UserPromptPart
-            parts.append(part(message.content))
-    if parts:
-        messages.append(ModelRequest(parts=parts))
-    return messages
+
+# Explicit: the SDKs would take a base URL from the environment, past our settings.
+_OPENAI_URL = "https://api.openai.com/v1"
+_ANTHROPIC_URL = "https://api.anthropic.com"
+
+_OPENAI_SAMPLE = {
+    "id": "sample",
+    "object": "chat.completion",
+    "created": 1,
+    "model": "gpt-4",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "."}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+}
+_ANTHROPIC_SAMPLE = {
+    "id": "sample",
+    "type": "message",
+    "role": "assistant",
+    "model": "claude-3-haiku-20240307",
+    "content": [{"type": "text", "text": "."}],
+    "stop_reason": "end_turn",
+    "stop_sequence": None,
+    "usage": {"input_tokens": 1, "output_tokens": 1},
+}
+
+BUILT_IN: Mapping[str, LLMProvider] = MappingProxyType(
+    {
+        "openai": LLMProvider(_open_openai, base_url=_OPENAI_URL, sample_answer=_OPENAI_SAMPLE),
+        "anthropic": LLMProvider(_open_anthropic, base_url=_ANTHROPIC_URL, sample_answer=_ANTHROPIC_SAMPLE),
+        "local": LLMProvider(_open_local, needs_key=False, sample_answer=_OPENAI_SAMPLE),
+    }
+)
+"""``openai`` means Chat Completions and ``anthropic`` the Messages API, at whatever base URL a connection names."""
 
 
-def _settings(model: Model, request: LLMRequest, seconds: float) -> ModelSettings:
-    import httpx2
-    from pydantic_ai.settings import ModelSettings
-
-    timeout = httpx2.Timeout(seconds, connect=min(seconds, _CONNECT_SECONDS))
-    # Typed for httpx, whose values pydantic-ai converts to those of httpx2; these it passes on.
-    settings = ModelSettings(timeout=timeout)  # type: ignore[typeddict-item]
-    if request.temperature is not None:
-        settings["temperature"] = request.temperature
-    if request.max_tokens is not None:
-        settings["max_tokens"] = request.max_tokens
-    else:
-        most = model.profile.get("anthropic_max_output_tokens")
-        if isinstance(most, int) and most > _DEFAULT_ANTHROPIC_TOKENS:
-            settings["max_tokens"] = _DEFAULT_ANTHROPIC_TOKENS
-    return settings
+def needs_key(name: str) -> bool:
+    """Whether a connection of this provider can only be used with a key; cheap, and yes for those not built in."""
+    return BUILT_IN[name].needs_key if name in BUILT_IN else True
 
 
-_rehearsed: set[str] = set()
+def find_provider(name: str) -> LLMProvider:
+    """Find a provider: a built-in one, one of another package, or one of pydantic-ai, in this order.
 
-
-def _is_of_another_thread(thread: int, record: logging.LogRecord) -> bool:
-    return record.thread != thread
-
-
-def _rehearse(name: str) -> None:
-    """Make one call that stays in this process, on an event loop of this thread.
-
-    The first call through an SDK builds the pydantic schemas of its types, which takes 0.15 to 0.2 s
-    (measured) and would stop the event loop of the first real call. Prices are loaded by the way, for the
-    same reason.
+    Slow at its first call. Raises :class:`UnknownModelError` where there is none, and
+    :class:`ConfigurationError` where another package's can't be loaded.
     """
-    if name in _rehearsed:
-        return
-    import anyio.lowlevel
-    import httpx2
+    if name in BUILT_IN:
+        return BUILT_IN[name]
+    for entry_point in entry_points(group=ENTRY_POINT_GROUP, name=name):
+        try:
+            found = entry_point.load()
+        except Exception as error:
+            raise ConfigurationError(
+                f"Provider {name!r} can't be loaded from {entry_point.value} ({type(error).__name__}: {error})"
+            ) from error
+        if not isinstance(found, LLMProvider):
+            raise ConfigurationError(f"Provider {name!r}: {entry_point.value} is no LLMProvider")
+        return found
+    from pydantic_ai.providers import infer_provider_class
 
-    kind = KINDS[name]
-    answer = httpx2.MockTransport(lambda _: httpx2.Response(200, json=kind.sample_answer))
-    request = LLMRequest.model_validate({"messages": [{"role": "user", "content": "."}], "max_tokens": 1})
-
-    async def call() -> None:
-        provider = Provider(name, api_key="rehearsal", base_url=kind.base_url, max_connections=1)
-        provider._client = kind.open_client("rehearsal", kind.base_url, {"transport": answer})
-        await provider.ask(kind.sample_answer["model"], request, seconds=60, wire=Wire())
-        await provider.aclose()
-        # Loads what anyio needs on asyncio, which the answer above had no use for.
-        await anyio.lowlevel.checkpoint()
-
-    # The HTTP client logs each request, and this one would read as if it had been sent.
-    thread = threading.get_ident()
-    http_log = logging.getLogger("httpx2")
-    elsewhere = partial(_is_of_another_thread, thread)
-    http_log.addFilter(elsewhere)
     try:
-        asyncio.run(call())
-    finally:
-        http_log.removeFilter(elsewhere)
-    price(name, kind.sample_answer["model"], Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2))
-    _rehearsed.add(name)
+        infer_provider_class(name)
+    except ValueError:
+        raise UnknownModelError(
+            f"No provider is known for model '{name}:...': it is none of {', '.join(sorted(BUILT_IN))}, none of "
+            f"pydantic-ai's, and no package adds it (entry-point group {ENTRY_POINT_GROUP})"
+        ) from None
+    except ImportError as error:
+        raise ConfigurationError(f"Provider {name!r} needs another package: {error}") from error
+    # Its key may be in the environment, under that provider's own name for it.
+    return LLMProvider(lambda connection, http: _open_inferred(name, connection, http), needs_key=False)
+
+
+def _open_inferred(name: str, connection: Connection, http: httpx2.AsyncClient) -> Opened:
+    from pydantic_ai.models import infer_model
+    from pydantic_ai.providers import infer_provider_class
+
+    kind: Callable[..., Any] = infer_provider_class(name)
+    given: dict[str, Any] = {**connection.options, "base_url": connection.base_url, "http_client": http}
+    if connection.api_key is not None:
+        given["api_key"] = connection.api_key.get_secret_value()
+    taken = inspect.signature(kind).parameters
+    arguments = {key: value for key, value in given.items() if value is not None and key in taken}
+    if connection.base_url is not None and "base_url" not in taken:
+        raise ConfigurationError(
+            f"Provider {name!r} takes no base URL, and connection {connection.name!r} has one"
+        )
+    try:
+        provider = kind(**arguments)
+    except TypeError:
+        # Some SDKs still take a client of the older httpx only, and then make their own.
+        arguments.pop("http_client", None)
+        provider = kind(**arguments)
+    client = provider.client
+    if hasattr(client, "max_retries"):
+        client.max_retries = 0
+    # Most of them use the SDK of OpenAI, or one of the same make.
+    listing = getattr(getattr(client, "models", None), "list", None)
+    return Opened(
+        model=lambda model: infer_model(f"{name}:{model}", provider_factory=lambda _: provider),
+        list_models=None if listing is None or not _takes_timeout(listing) else lambda s: listing(timeout=s),
+        aclose=lambda: provider.__aexit__(None, None, None),
+    )
+
+
+def _takes_timeout(call: Callable[..., Any]) -> bool:
+    try:
+        return "timeout" in inspect.signature(call).parameters
+    except (TypeError, ValueError):
+        return False

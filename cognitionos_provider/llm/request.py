@@ -6,10 +6,13 @@ a plain number in JSON; tokens are counted as the provider counts them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainSerializer
+
+from cognitionos_provider.llm.policy import Action, Fault
 
 __all__ = ["USD", "Attempt", "LLMRequest", "LLMResponse", "Message", "Retry", "Usage"]
 
@@ -53,7 +56,15 @@ class LLMRequest(BaseModel):
     (``gpt-4``, ``claude-3-haiku-20240307``).
 
     ``timeout_seconds`` is the deadline of the whole call: all candidates, passes and waits. ``retry`` is
-    None for one pass.
+    None for one pass. ``policy`` changes what an error class leads to (``policy.py``).
+
+    With an ``output_schema`` (JSON Schema, of type object) the answer is an object that satisfies it.
+    ``stream`` reads the answer as it is made, for connections that are cut when they are silent for long.
+
+    ``max_cost_usd`` is the most that one call to a provider may cost. Under it or under a budget,
+    ``unpriced`` says whether a model without a known price may be asked, and an answer has at most
+    ``max_tokens`` or, where that is None, 4,096 tokens. ``cache_ttl_seconds`` lets an equal request be
+    answered from the cache, if ``temperature`` is 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +76,12 @@ class LLMRequest(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     timeout_seconds: float = Field(default=300, gt=0, allow_inf_nan=False)
     retry: Retry | None = None
+    policy: Mapping[Fault, Action] = {}
+    output_schema: dict[str, JsonValue] | None = None
+    stream: bool = False
+    max_cost_usd: Decimal | None = Field(default=None, gt=0, allow_inf_nan=False)
+    unpriced: Literal["refuse", "allow"] = "refuse"
+    cache_ttl_seconds: float = Field(default=0, ge=0, allow_inf_nan=False)
 
 
 class Usage(BaseModel):
@@ -78,18 +95,21 @@ class Usage(BaseModel):
 
 
 class Attempt(BaseModel):
-    """One call to a provider, or one that was skipped for want of a key.
+    """One call to a provider, or one that was not made (``skipped``), and why.
 
-    ``usage`` and ``cost_usd`` are None where unknown, never 0. ``retry_after`` is what the provider asked
-    for, in seconds. ``possibly_billed`` says that the request was sent and its answer got lost, so that
-    the provider may charge for something that is not counted in ``cost_usd``. ``message`` is short and
-    holds no key.
+    ``call_id`` is what the provider was sent as ``X-Client-Request-Id``. ``usage`` and ``cost_usd`` are None
+    where unknown, never 0. ``retry_after`` is what the provider asked for, in seconds. ``possibly_billed``
+    says that the request was sent and its answer got lost, so that the provider may charge for something
+    that is not counted in ``cost_usd``: at most ``max_cost_usd``, where that can be told. ``message`` is
+    short and holds no key.
     """
 
     model_config = ConfigDict(frozen=True)
 
     provider: str
     model: str
+    connection: str | None = None
+    call_id: str | None = None
     outcome: Literal["ok", "error", "skipped"]
     error_class: str | None = None
     http_status: int | None = None
@@ -98,6 +118,7 @@ class Attempt(BaseModel):
     cost_usd: USD | None = None
     retry_after: float | None = None
     possibly_billed: bool = False
+    max_cost_usd: USD | None = None
     message: str | None = None
 
 
@@ -106,7 +127,9 @@ class LLMResponse(BaseModel):
 
     ``usage`` and ``cost_usd`` are those of the answer itself; ``attempts`` holds what other attempts
     cost. ``latency_ms`` is that of the whole call, waits and failed attempts included. ``finish_reason``
-    is ``stop`` for a complete answer and ``length`` for one that was cut off at ``max_tokens``.
+    is ``stop`` for a complete answer and ``length`` for one that was cut off at ``max_tokens``. ``output``
+    is the object that the request's ``output_schema`` asked for. ``source`` tells whether a provider was
+    asked, or the answer was there already: in the journal of this run, or in the cache.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -117,5 +140,8 @@ class LLMResponse(BaseModel):
     usage: Usage | None
     latency_ms: int
     cost_usd: USD | None
+    connection: str | None = None
     finish_reason: str | None = None
+    output: JsonValue = None
+    source: Literal["provider", "journal", "cache"] = "provider"
     attempts: list[Attempt]

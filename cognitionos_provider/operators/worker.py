@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -12,8 +13,9 @@ from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm import LLMRouter
+from cognitionos_provider.llm.journal import load_history
 from cognitionos_provider.observability import trace_context
-from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
+from cognitionos_provider.output import OUTPUT_KEY, SPENT_KEY, decode_output, encode_output
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.step import Outcome, StepSpec, run_step
 
@@ -31,14 +33,11 @@ def write_output(ti: Any, output: JsonValue) -> None:
     In the database, whatever backend the deployment has for XComs: the facade reads it there, and so do steps in
     the triggerer.
     """
-    BaseXCom.set(
-        key=OUTPUT_KEY,
-        value=encode_output(output),
-        dag_id=ti.dag_id,
-        run_id=ti.run_id,
-        task_id=ti.task_id,
-        map_index=-1,
-    )
+    _set_xcom(ti, OUTPUT_KEY, encode_output(output))
+
+
+def _set_xcom(ti: Any, key: str, value: str) -> None:
+    BaseXCom.set(key=key, value=value, dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=-1)
 
 
 async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> Outcome:
@@ -50,9 +49,12 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
         structlog.contextvars.bound_contextvars(execution_id=run.execution_id),
     ):
         edge = _WorkerEdge(ti, context["task_state_store"])
+        step = StepSpec.model_validate_json(spec)
         try:
-            return await run_step(StepSpec.model_validate_json(spec), run, edge, passes=passes)
+            return await run_step(step, run, edge, passes=passes)
         finally:
+            if step.budget_usd is not None or run.budget_usd is not None or step.agent_budget_usd is not None:
+                await edge.tell_spent()
             await edge.close()
 
 
@@ -63,6 +65,10 @@ class _WorkerEdge:
         self._ti = ti
         self._state_store = state_store
         self._hook = LLMHook()
+
+    @property
+    def try_number(self) -> int:
+        return int(self._ti.try_number)
 
     async def output_of(self, step_id: str) -> JsonValue:
         stored = await asyncio.to_thread(
@@ -75,21 +81,45 @@ class _WorkerEdge:
         )
         return decode_output(stored)
 
-    async def read_record(self) -> StepRecord | None:
-        stored = await asyncio.to_thread(self._state_store.get, record_key(self._ti.try_number))
-        return None if stored is None else StepRecord.model_validate_json(stored)
-
     async def router(self) -> LLMRouter:
         return await self._hook.aget_router()
 
-    async def write_record(self, record: StepRecord) -> None:
-        # Not into XCom: Airflow deletes a task's XComs when a worker starts its next try.
-        await asyncio.to_thread(
-            self._state_store.set,
-            record_key(self._ti.try_number),
-            record.model_dump_json(),
-            retention=NEVER_EXPIRE,
+    # Not in XCom: Airflow deletes a task's XComs when a worker starts its next try.
+
+    async def read(self, key: str) -> str | None:
+        stored = await asyncio.to_thread(self._state_store.get, key)
+        return stored if isinstance(stored, str) else None
+
+    async def write(self, key: str, text: str) -> None:
+        await asyncio.to_thread(self._state_store.set, key, text, retention=NEVER_EXPIRE)
+
+    async def spent_by_others(self) -> Decimal:
+        states = await asyncio.to_thread(
+            self._ti.get_task_states, dag_id=self._ti.dag_id, run_ids=[self._ti.run_id]
         )
+        others = [
+            task_id
+            for task_id, state in states.get(self._ti.run_id, {}).items()
+            if task_id != self._ti.task_id and state not in (None, "scheduled", "queued")
+        ]
+        # One after the other: a worker's channel to Airflow takes one question at a time.
+        return sum([await self._spent_by(task_id) for task_id in others], Decimal(0))
+
+    async def _spent_by(self, task_id: str) -> Decimal:
+        stored = await asyncio.to_thread(
+            BaseXCom.get_one,
+            key=SPENT_KEY,
+            dag_id=self._ti.dag_id,
+            run_id=self._ti.run_id,
+            task_id=task_id,
+            map_index=-1,
+        )
+        return Decimal(stored) if isinstance(stored, str) else Decimal(0)
+
+    async def tell_spent(self) -> None:
+        """Leave what this step has spent where other steps of the run can read it: not so the state store."""
+        spent = (await load_history(self.read)).spent()
+        await asyncio.to_thread(_set_xcom, self._ti, SPENT_KEY, str(spent))
 
     def log(self, level: str, event: str, **fields: object) -> None:
         getattr(log, level)(event, **fields)

@@ -73,6 +73,7 @@ class SimulatorApp:
         speaks_anthropic = b"x-api-key" in headers or b"anthropic-version" in headers
         wire = _ANSWERING.get(path) or (ANTHROPIC if speaks_anthropic else OPENAI)
         call = self.calls.open(wire.provider, path)
+        call.client_id = headers.get(b"x-client-request-id", b"").decode("latin-1")
         try:
             call.fingerprint = hashlib.blake2b(path.encode() + b"\n" + body, digest_size=16).hexdigest()
             rule = None

@@ -23,6 +23,8 @@ class Call:
     generation: int
     fingerprint: str = ""
     """A hash of the path and of the request's bytes: equal for two calls that asked the same."""
+    client_id: str = ""
+    """The caller's own id of the call (header ``X-Client-Request-Id``)."""
     model: str | None = None
     question: str = ""
     """The start of the last user message."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import structlog
@@ -18,10 +20,12 @@ from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm import LLMRouter
+from cognitionos_provider.llm.journal import load_history
 from cognitionos_provider.observability import set_trace_id
-from cognitionos_provider.record import OUTPUT_KEY, StepRecord, decode_output, encode_output, record_key
+from cognitionos_provider.output import OUTPUT_KEY, decode_output, encode_output
 from cognitionos_provider.run import RunContext
 from cognitionos_provider.step import StepSpec, run_step
+from cognitionos_provider.triggers.channel import begun_tasks
 
 __all__ = ["LLMStepTrigger"]
 
@@ -63,7 +67,9 @@ class LLMStepTrigger(BaseTrigger):
         outcome = await run_step(spec, run, _TriggerEdge(ti))
         if outcome.state == "success":
             # Airflow commits the keys of an event one by one, the first together with the task's end: so one key.
-            return TaskSuccessEvent(xcoms={OUTPUT_KEY: encode_output(outcome.output)})
+            # In a thread: the output of a fan-out may be large.
+            output = await asyncio.to_thread(encode_output, outcome.output)
+            return TaskSuccessEvent(xcoms={OUTPUT_KEY: output})
         return TaskSkippedEvent() if outcome.state == "skipped" else TaskFailedEvent()
 
 
@@ -77,29 +83,47 @@ class _TriggerEdge:
     def __init__(self, ti: Any) -> None:
         self._ti = ti
 
+    @property
+    def try_number(self) -> int:
+        return int(self._ti.try_number)
+
     async def output_of(self, step_id: str) -> JsonValue:
         return decode_output(await self._get(step_id, OUTPUT_KEY))
 
     async def router(self) -> LLMRouter:
         return await LLMHook().aget_router()
 
-    async def read_record(self) -> StepRecord | None:
-        stored = await self._get(self._ti.task_id, record_key(self._ti.try_number))
-        return None if stored is None else StepRecord.model_validate_json(stored)
+    async def read(self, key: str) -> str | None:
+        stored = await self._get(self._ti.task_id, key)
+        return stored if isinstance(stored, str) else None
 
-    async def _get(self, task_id: str, key: str) -> Any:
-        return await BaseXCom.aget_one(
-            key=key, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=task_id, map_index=-1
-        )
-
-    async def write_record(self, record: StepRecord) -> None:
+    async def write(self, key: str, text: str) -> None:
         await BaseXCom.aset(
-            key=record_key(self._ti.try_number),
-            value=record.model_dump_json(),
+            key=key,
+            value=text,
             dag_id=self._ti.dag_id,
             run_id=self._ti.run_id,
             task_id=self._ti.task_id,
             map_index=-1,
+        )
+
+    async def spent_by_others(self) -> Decimal:
+        begun = await begun_tasks(self._ti.dag_id, self._ti.run_id)
+        spent = await asyncio.gather(
+            *(self._spent_by(task_id) for task_id in begun if task_id != self._ti.task_id)
+        )
+        return sum(spent, Decimal(0))
+
+    async def _spent_by(self, task_id: str) -> Decimal:
+        async def read(key: str) -> str | None:
+            stored = await self._get(task_id, key)
+            return stored if isinstance(stored, str) else None
+
+        return (await load_history(read)).spent()
+
+    async def _get(self, task_id: str, key: str) -> Any:
+        return await BaseXCom.aget_one(
+            key=key, dag_id=self._ti.dag_id, run_id=self._ti.run_id, task_id=task_id, map_index=-1
         )
 
     def log(self, level: str, event: str, **fields: object) -> None:

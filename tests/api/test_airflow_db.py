@@ -8,7 +8,7 @@ import pytest
 from airflow.models import import_all_models
 from airflow.models.base import metadata as airflow_metadata
 from airflow.models.dagbag import DagPriorityParsingRequest
-from airflow_rows import NOON
+from airflow_rows import NOON, journal_text
 from sqlalchemy import JSON, Boolean, DateTime, Integer, String, event
 
 from api.airflow_db import (
@@ -22,7 +22,7 @@ from api.airflow_db import (
     request_parsing,
     tables,
 )
-from cognitionos_provider.record import StepRecord, decode_output
+from cognitionos_provider.output import decode_output
 
 DAG, RUN = "w.v1.0.0", "cognitionos__1"
 
@@ -127,17 +127,17 @@ def test_the_latest_heartbeat_of_each_process_that_runs_counts(session, rows):
     assert read_heartbeats(session) == {"scheduler": NOON + timedelta(seconds=5)}
 
 
-def test_a_run_is_read_with_its_steps_outputs_and_records(session, rows):
+def test_a_run_is_read_with_its_steps_outputs_and_journals(session, rows):
     run = rows.run(DAG, RUN, "success", end_date=NOON + timedelta(minutes=1))
     rows.task(DAG, RUN, "extract", "success", end_date=NOON)
     rows.task(DAG, RUN, "transform", None, start_date=None)
     rows.task(DAG, RUN, "transform", "failed", map_index=3)
     rows.output(run, DAG, RUN, "extract", value={"rows": [1, "é"]})
-    rows.record(run, DAG, RUN, "extract", try_number=2, error="second")
-    rows.record(run, DAG, RUN, "extract", try_number=1, error="first")
+    rows.journal(run, DAG, RUN, "extract", try_number=2, error="second")
+    rows.journal(run, DAG, RUN, "extract", try_number=1, error="first")
     rows.xcom(run, DAG, RUN, "extract", "somebody's own", 1)
     rows.output(run, DAG, RUN, "transform", value="of a mapped task", map_index=3)
-    rows.xcom(run, DAG, RUN, "extract", "cognitionosXrecordX0003", "a wildcard would match this")
+    rows.xcom(run, DAG, RUN, "extract", "cognitionosXjournalX0003", "a wildcard would match this")
     # A run of the same id, of another DAG.
     other = rows.run("other.v1.0.0", RUN)
     rows.task("other.v1.0.0", RUN, "extract", "failed")
@@ -148,18 +148,18 @@ def test_a_run_is_read_with_its_steps_outputs_and_records(session, rows):
     assert found.start_date.tzinfo is UTC
     assert found.tasks == {"extract": TaskRow("success", NOON, NOON), "transform": TaskRow(None, None, None)}
     assert decode_output(found.outputs["extract"]) == {"rows": [1, "é"]}
-    assert ['"first"' in text for text in found.records["extract"]] == [True, False]
-    assert list(found.outputs) == list(found.records) == ["extract"]
+    assert ['"first"' in text for text in found.journals["extract"]] == [True, False]
+    assert list(found.outputs) == list(found.journals) == ["extract"]
 
 
 def test_what_a_worker_kept_of_its_tries_is_read_and_garbage_there_harms_nothing(session, rows):
     where = rows.run(DAG, RUN), DAG, RUN, "a"
-    texts = [StepRecord(error=error).model_dump_json() for error in ("first", "second")]
-    rows.kept_by_worker(*where, "cognitionos.record.0002", json.dumps(texts[1]))
-    rows.kept_by_worker(*where, "cognitionos.record.0001", json.dumps(texts[0]))
-    rows.kept_by_worker(*where, "cognitionos.record.0003", "no JSON")
+    texts = [journal_text(error=error) for error in ("first", "second")]
+    rows.kept_by_worker(*where, "cognitionos.journal.0002", json.dumps(texts[1]))
+    rows.kept_by_worker(*where, "cognitionos.journal.0001", json.dumps(texts[0]))
+    rows.kept_by_worker(*where, "cognitionos.journal.0003", "no JSON")
     rows.kept_by_worker(*where, "somebody's own", '"x"')
-    assert read_run(session, DAG, RUN).records == {"a": [*texts, None]}
+    assert read_run(session, DAG, RUN).journals == {"a": [*texts, None]}
 
 
 def test_a_run_that_is_not_there_is_none(session, rows):
@@ -188,11 +188,11 @@ def test_a_run_is_four_queries_whatever_the_number_of_its_steps(session, rows, s
     for number in range(steps):
         rows.task(DAG, RUN, f"s{number}", "success")
         rows.output(run, DAG, RUN, f"s{number}", value=number)
-        rows.record(run, DAG, RUN, f"s{number}")
+        rows.journal(run, DAG, RUN, f"s{number}")
     with counted(session) as statements:
         found = read_run(session, DAG, RUN)
     assert len(statements) == 4
-    assert len(found.tasks) == len(found.outputs) == len(found.records) == steps
+    assert len(found.tasks) == len(found.outputs) == len(found.journals) == steps
 
 
 def test_a_database_without_time_zones_gives_utc(session, rows):

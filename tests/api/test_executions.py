@@ -142,7 +142,7 @@ def finished(rows, execution, steps=2):
         task = execution["steps"][number]["step_id"]
         rows.task(execution["dag_id"], execution["dag_run_id"], task, "success", end_date=NOON)
         rows.output(*where, task, value={"__classname__": task})
-        rows.record(*where, task, attempts=calls)
+        rows.journal(*where, task, attempts=calls)
 
 
 def test_an_execution_tells_how_its_run_went(client, post, execute, rows):

@@ -6,12 +6,13 @@ from decimal import Decimal
 
 import pytest
 from airflow.utils.state import DagRunState, TaskInstanceState
+from airflow_rows import journal_text
 
 from api.airflow_db import Run, TaskRow
 from api.status import show_execution
 from cognitionos_provider.definitions import Workflow
 from cognitionos_provider.llm.request import Attempt, Usage
-from cognitionos_provider.record import StepRecord, encode_output
+from cognitionos_provider.output import encode_output
 from cognitionos_provider.store.tables import ExecutionRow
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -58,8 +59,7 @@ def call(outcome="ok", cost="0.25", tokens=10, **fields):
     return Attempt(**given | fields)
 
 
-def record(*attempts, **fields):
-    return StepRecord(attempts=attempts, **fields).model_dump_json()
+record = journal_text
 
 
 def test_a_run_that_airflow_does_not_have_yet_is_pending_with_all_its_steps():

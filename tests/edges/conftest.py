@@ -1,11 +1,13 @@
 """The supervisor's channel as a dictionary: what Airflow's processes do with it is shown by tests/integration."""
 
+import json
+
 import pytest
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, OKResponse, XComResult
 
-from cognitionos_provider.config import get_llm_config
+from cognitionos_provider.config import get_llm_config, get_redis_url_for_steps
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.simulator import SimulatorServer
 
@@ -26,11 +28,13 @@ class Channel:
             return OKResponse(ok=True)
         if msg.type == "GetConnection":
             if msg.conn_id in self.connections:
-                empty = dict.fromkeys(("host", "schema", "login", "password", "port"))
-                extra = self.connections[msg.conn_id]
-                return ConnectionResult(
-                    conn_id=msg.conn_id, conn_type="cognitionos_llm", extra=extra, **empty
-                )
+                fields = dict.fromkeys(("host", "schema", "login", "password", "port", "extra"))
+                given = self.connections[msg.conn_id]
+                # A text is an extra, and so is a dictionary below that name.
+                fields |= {"extra": given} if isinstance(given, str) else given
+                if isinstance(fields["extra"], dict):
+                    fields["extra"] = json.dumps(fields["extra"])
+                return ConnectionResult(**{"conn_id": msg.conn_id, "conn_type": "cognitionos_llm", **fields})
             return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
         if msg.type == "MaskSecret":
             self.masked.append(msg.value)
@@ -61,9 +65,13 @@ def sim(server, monkeypatch):
     monkeypatch.setenv("LLM_ANTHROPIC_API_KEY", "sk-ant-from-the-environment")
     monkeypatch.setenv("LLM_OPENAI_BASE_URL", server.openai_base_url)
     monkeypatch.setenv("LLM_ANTHROPIC_BASE_URL", server.anthropic_base_url)
+    # One call a candidate and pass: what the tries within a pass do is shown by tests/llm.
+    monkeypatch.setenv("LLM_MAX_RETRIES", "1")
     get_llm_config.cache_clear()
+    get_redis_url_for_steps.cache_clear()
     monkeypatch.setattr(LLMHook, "_routers", {})
     monkeypatch.setattr(LLMHook, "_read", {})
     monkeypatch.setattr(LLMHook, "_reading", {})
     yield server
     get_llm_config.cache_clear()
+    get_redis_url_for_steps.cache_clear()

@@ -8,8 +8,9 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.llm.journal import read_history
 from cognitionos_provider.operators.llm import LLMStepOperator
-from cognitionos_provider.record import StepRecord, decode_output, encode_output
+from cognitionos_provider.output import decode_output, encode_output
 from cognitionos_provider.step import StepSpec
 
 
@@ -42,7 +43,7 @@ def test_the_whole_step_is_done_and_its_output_is_where_a_trigger_would_put_it(c
     sim.configure({"match": {"contains": "'b'"}, "answer": "hello"})
     store = execute({"depends_on": ["b"]}, {"step_id": "b"})
     assert decode_output(channel.xcoms["s", "return_value"]) == "hello"
-    assert StepRecord.model_validate_json(store["cognitionos.record.0001"]).attempts
+    assert [attempt.outcome for attempt in read_history(store.values()).attempts()] == ["ok"]
 
 
 def test_a_task_that_is_killed_closes_its_call(channel, sim):

@@ -9,7 +9,8 @@ from airflow.triggers.base import DiscrimatedTriggerEvent, TaskFailedEvent, Task
 from pydantic import TypeAdapter
 
 from cognitionos_provider.definitions import Workflow
-from cognitionos_provider.record import StepRecord, decode_output, encode_output
+from cognitionos_provider.llm.journal import JOURNAL_KEY_PREFIX, read_history
+from cognitionos_provider.output import decode_output, encode_output
 from cognitionos_provider.step import StepSpec
 from cognitionos_provider.triggers.llm import LLMStepTrigger
 
@@ -35,6 +36,14 @@ def trigger_of(step, *others, conf=None, params=None):
     return made
 
 
+def journal_of(channel):
+    kept = sorted(
+        (key, value) for (_, key), value in channel.xcoms.items() if key.startswith(JOURNAL_KEY_PREFIX)
+    )
+    assert all(key.startswith("cognitionos.journal.0002.00") for key, _ in kept)
+    return read_history(value for _, value in kept)
+
+
 async def event_of(trigger):
     (event,) = [event async for event in trigger.run()]
     return event
@@ -46,8 +55,9 @@ async def test_an_answer_ends_the_task_with_its_output_and_leaves_a_record(chann
     assert isinstance(event, TaskSuccessEvent)
     assert list(event.xcoms) == ["return_value"]
     assert decode_output(event.xcoms["return_value"]) == "hello"
-    record = StepRecord.model_validate_json(channel.xcoms["s", "cognitionos.record.0002"])
-    assert [(attempt.provider, attempt.outcome) for attempt in record.attempts] == [("openai", "ok")]
+    assert [(attempt.provider, attempt.outcome) for attempt in journal_of(channel).attempts()] == [
+        ("openai", "ok")
+    ]
 
 
 async def test_outputs_of_steps_before_are_read_over_the_supervisors_channel(channel, sim):
@@ -66,9 +76,9 @@ async def test_a_failure_fails_the_task_and_is_on_record(channel, sim):
     sim.configure({"status": 401})
     event = await event_of(trigger_of({}))
     assert isinstance(event, TaskFailedEvent)
-    record = StepRecord.model_validate_json(channel.xcoms["s", "cognitionos.record.0002"])
-    assert [attempt.http_status for attempt in record.attempts] == [401, 401]
-    assert "openai:gpt-4" in record.error
+    history = journal_of(channel)
+    assert [attempt.http_status for attempt in history.attempts()] == [401, 401]
+    assert "openai:gpt-4" in history.error
 
 
 @pytest.mark.parametrize("spec", ["no JSON", "{}", '{"step": 1}'])

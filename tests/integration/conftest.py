@@ -9,7 +9,11 @@ from services import postgres_url
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
 def client(request, tmp_path_factory):
-    settings = {}
+    # A triggerer that was killed is missed sooner than after Airflow's 30 s.
+    settings = {
+        "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+        "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "6",
+    }
     with ExitStack() as stack:
         if request.param == "postgresql":
             settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = stack.enter_context(postgres_url())

@@ -8,6 +8,13 @@ pytestmark = pytest.mark.integration
 
 MODELS = ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]
 STEP = {"step_id": "a", "llm": {"models": MODELS}, "retry": {"max_attempts": 2, "backoff_seconds": 0.1}}
+
+
+def step_of_its_own(name):
+    """A step whose models no other test has asked: the triggerer's breakers remember failures."""
+    return {**STEP, "llm": {"models": [f"openai:gpt-{name}", f"anthropic:claude-{name}"]}}
+
+
 HOSTILE = {"__classname__": "x", "__version__": 1, "__data__": {}}
 
 
@@ -21,11 +28,12 @@ HOSTILE = {"__classname__": "x", "__version__": 1, "__data__": {}}
 )
 def test_a_failing_openai_falls_back_to_anthropic_and_both_are_on_record(sim, name, fault, error):
     sim.rules({"match": {"provider": "openai"}, **fault})
-    execution = sim.run(f"fallback-{name}", STEP)
+    execution = sim.run(f"fallback-{name}", step_of_its_own(name))
     assert execution["status"] == "completed"
     (step,) = execution["steps"]
     assert step["provider"] == "anthropic"
     assert [(one["provider"], one["outcome"], one["http_status"]) for one in step["attempts"]] == [
+        ("openai", "error", error),
         ("openai", "error", error),
         ("anthropic", "ok", None),
     ]
@@ -35,18 +43,18 @@ def test_with_both_down_the_execution_fails_naming_each_and_no_worker_ran(sim):
     sim.rules(
         {"match": {"provider": "openai"}, "status": 500}, {"match": {"provider": "anthropic"}, "status": 529}
     )
-    execution = sim.run("both-down", STEP, {"step_id": "b", "depends_on": ["a"]})
+    execution = sim.run("both-down", step_of_its_own("down"), {"step_id": "b", "depends_on": ["a"]})
     assert execution["status"] == "failed"
-    for part in ("Step 'a' failed", "openai:gpt-4: HTTP 500", "anthropic:claude-3-haiku-20240307: HTTP 529"):
+    for part in ("Step 'a' failed", "openai:gpt-down: HTTP 500", "anthropic:claude-down: HTTP 529"):
         assert part in execution["error"]
     first, second = execution["steps"]
     assert (first["status"], second["status"]) == ("failed", "skipped")
     assert second["error"] == "Not run: step 'a' failed"
-    assert len(first["attempts"]) == len(sim.calls()) == 4
+    assert len(first["attempts"]) == len(sim.calls()) == 2 * 2 * 2
     tasks = sim.tasks(execution["dag_id"], execution["dag_run_id"])
     assert {(task["pid"], task["hostname"]) for task in tasks.values()} == {(None, "")}
     log = sim.task_log(execution["dag_id"], execution["dag_run_id"], "a")
-    assert any("openai:gpt-4 failed after" in str(line.get("event")) for line in log)
+    assert any("openai:gpt-down failed after" in str(line.get("event")) for line in log)
 
 
 def test_a_bad_request_is_sent_once_whatever_max_attempts_says(sim):
@@ -120,6 +128,7 @@ def test_a_refused_connection_falls_back_too(sim):
     assert execution["status"] == "completed"
     (step,) = execution["steps"]
     assert [(one["provider"], one["error_class"]) for one in step["attempts"]] == [
+        ("openai", "connection"),
         ("openai", "connection"),
         ("anthropic", None),
     ]

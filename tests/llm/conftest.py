@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cognitionos_provider.llm import LLMRequest, LLMRouter, create_llm_router
+from cognitionos_provider.llm.breaker import BreakerSettings
 from cognitionos_provider.simulator import SimulatorServer
 
 OPENAI_KEY = "sk-openai-secret-0123456789"
@@ -65,6 +66,11 @@ async def make_router(sim: SimulatorServer, at: Time) -> AsyncIterator[MakeRoute
             "anthropic_base_url": sim.anthropic_base_url,
             "clock": at.clock,
             "sleep": at.sleep,
+            "tries_per_model": 1,
+            # Never opens: breakers have tests of their own.
+            "breaker": BreakerSettings(consecutive=1_000, window_calls=1_000),
+            # The longest of the waits that jitter may choose.
+            "chance": lambda: 1.0,
         }
         routers.append(create_llm_router(**{**settings, **changes}))
         return routers[-1]

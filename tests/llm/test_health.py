@@ -5,10 +5,11 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from pydantic import SecretStr
 
-from cognitionos_provider.llm import LLMRouter
+from cognitionos_provider.llm import Connection, LLMRequest, LLMRouter
 from cognitionos_provider.llm import router as router_module
-from cognitionos_provider.llm.provider import Provider
+from cognitionos_provider.llm.client import Client
 from cognitionos_provider.simulator import SimulatorServer
 
 MakeRouter = Callable[..., LLMRouter]
@@ -91,10 +92,44 @@ async def test_a_check_does_not_wait_for_the_sdks_beyond_its_bound(
     make_router: MakeRouter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    monkeypatch.setattr(Provider, "connect", lambda _: gate.wait(10))
+    monkeypatch.setattr(Client, "connect", lambda _: gate.wait(10))
     monkeypatch.setattr(router_module, "_HEALTH_SECONDS", 0.05)
     try:
         health = await make_router().health_check_all()
     finally:
         gate.set()
     assert ["still being loaded" in (each.error or "") for each in health.values()] == [True, True]
+
+
+async def test_a_connection_that_can_not_be_used_says_why_and_hides_no_other(
+    sim: SimulatorServer,
+) -> None:
+    connections = [
+        Connection(name="odd", provider="nobody", api_key=SecretStr("k")),
+        Connection(name="box", provider="local"),
+        Connection(name="main", provider="openai", api_key=SecretStr("k"), base_url=sim.openai_base_url),
+    ]
+    async with LLMRouter(connections) as router:
+        health = await router.health_check_all()
+    assert {name: each.reachable for name, each in health.items()} == {
+        "odd": False,
+        "box": False,
+        "main": True,
+    }
+    assert "No provider is known" in (health["odd"].error or "")
+    assert "LLM_LOCAL_BASE_URL" in (health["box"].error or "")
+
+
+async def test_the_state_of_each_breaker_that_is_not_closed_is_told(
+    make_router: MakeRouter, sim: SimulatorServer
+) -> None:
+    sim.configure({"match": {"model": "gpt-4"}, "status": 402})
+    router = make_router()
+    message = {"role": "user", "content": "Hello!"}
+    models = ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]
+    await router.generate(LLMRequest.model_validate({"messages": [message], "models": models}))
+    health = await router.health_check_all()
+    assert {name: each.breakers for name, each in health.items()} == {
+        "openai": {"gpt-4": "open"},
+        "anthropic": {},
+    }

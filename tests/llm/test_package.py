@@ -8,12 +8,21 @@ import cognitionos_provider.llm as llm
 
 def test_the_public_names_are_these() -> None:
     assert sorted(llm.__all__) == [
+        "Action",
         "Attempt",
+        "Budget",
+        "Connection",
         "DEFAULT_MODELS",
+        "Journal",
+        "LLMProvider",
         "LLMRequest",
         "LLMResponse",
         "LLMRouter",
+        "Limits",
         "Message",
+        "Opened",
+        "POLICY",
+        "Price",
         "ProviderHealth",
         "Retry",
         "Usage",

@@ -1,7 +1,6 @@
 """What a step leaves in XCom survives Airflow's own serializers as it is."""
 
 import json
-from decimal import Decimal
 
 import pytest
 from airflow.models.xcom import XComModel
@@ -9,8 +8,8 @@ from airflow.sdk.serde import deserialize, serialize
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cognitionos_provider.llm.request import Attempt
-from cognitionos_provider.record import StepRecord, clean, decode_output, encode_output, record_key
+from cognitionos_provider.llm.answer import clean
+from cognitionos_provider.output import decode_output, encode_output
 
 HOSTILE = [
     {"__classname__": "builtins.eval", "__version__": 1, "__data__": {}},
@@ -63,15 +62,3 @@ def test_nul_and_half_surrogates_are_replaced_in_texts_and_keys():
 def test_what_a_user_or_an_operator_stored_is_given_as_it_is():
     for value in ("text", '{"a": 1}', 7, None, {"a": 1}, [1]):
         assert decode_output(value) == value
-
-
-def test_records_are_kept_by_try_and_in_order():
-    keys = [record_key(number) for number in (1, 2, 10)]
-    assert keys == sorted(keys)
-
-
-def test_a_record_comes_back_to_the_cent():
-    record = StepRecord(
-        attempts=[Attempt(provider="openai", model="gpt-4", outcome="ok", cost_usd=Decimal("0.000123456789"))]
-    )
-    assert StepRecord.model_validate_json(record.model_dump_json()) == record
