@@ -19,7 +19,7 @@ __all__ = ["Settings", "home_of", "load_settings", "settings_from"]
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _LOOPBACK = "127.0.0.1"
-_PROVIDERS = ("OPENAI", "ANTHROPIC")
+_PROVIDERS = ("OPENAI", "ANTHROPIC", "LOCAL")
 _BUNDLES = (
     ("dags-folder", "airflow.dag_processing.bundles.local.LocalDagBundle"),
     ("cognitionos", "cognitionos_provider.bundle.WorkflowBundle"),

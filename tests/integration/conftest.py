@@ -1,10 +1,11 @@
-"""Real Airflow processes, the facade and the simulator, on SQLite and on PostgreSQL."""
+"""Real Airflow processes, the facade and the simulator: on SQLite alone, and on PostgreSQL with Redis."""
 
 from contextlib import ExitStack
+from urllib.parse import urlsplit
 
 import pytest
 from integration_client import Client, start_stack
-from services import postgres_url
+from services import postgres_url, redis_url
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -17,6 +18,9 @@ def client(request, tmp_path_factory):
     with ExitStack() as stack:
         if request.param == "postgresql":
             settings["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = stack.enter_context(postgres_url())
+            redis = urlsplit(stack.enter_context(redis_url()))
+            settings["REDIS_HOST"], settings["REDIS_PORT"] = str(redis.hostname), str(redis.port)
+            settings["REDIS_DB"] = redis.path.strip("/")
         local = stack.enter_context(start_stack(tmp_path_factory.mktemp(request.param), **settings))
         yield Client(local)
 
