@@ -70,6 +70,10 @@ class Desk:
     sleep: Callable[[float], Awaitable[None]]
     chance: Callable[[], float]
 
+    def key_of(self, candidate: Candidate) -> str:
+        """Return what breakers and limits know a candidate by."""
+        return f"{self.clients[candidate.connection].account}/{candidate.model}"
+
     def price_of(self, candidate: Candidate) -> Price | None:
         """Return the price that somebody has set for a model."""
         own = self.clients[candidate.connection].connection.prices
@@ -235,7 +239,7 @@ class Sending:
         try:
             limits = client.connection.limits
             async with self.desk.gates.enter(
-                candidate.key,
+                self.desk.key_of(candidate),
                 limits,
                 tokens=self._tokens_estimate(messages) if limits.tokens_per_minute else 0,
                 group=self.tellers.group,
@@ -243,7 +247,7 @@ class Sending:
                 hold_seconds=self.desk.attempt_seconds,
             ) as permit:
                 admission = await self.desk.breakers.admit(
-                    candidate.key, probe_seconds=self.desk.attempt_seconds + _TELLING_TIMEOUT
+                    self.desk.key_of(candidate), probe_seconds=self.desk.attempt_seconds + _TELLING_TIMEOUT
                 )
                 if not admission.allowed:
                     await self._not_admitted(candidate, admission)
@@ -251,7 +255,9 @@ class Sending:
                 try:
                     result = await self._converse(candidate, client, messages, wire, bound)
                 except BaseException:
-                    await self._hurried(self.desk.breakers.left(candidate.key, probe=admission.probe))
+                    await self._hurried(
+                        self.desk.breakers.left(self.desk.key_of(candidate), probe=admission.probe)
+                    )
                     raise
                 if result.usage is not None:
                     permit.used(result.usage.total_tokens)
@@ -267,14 +273,14 @@ class Sending:
 
     async def _is_open(self, candidate: Candidate) -> bool:
         """Whether the breaker is known to be open, so that there is nothing to queue for."""
-        if self.desk.breakers.state(candidate.key) != "open":
+        if self.desk.breakers.state(self.desk.key_of(candidate)) != "open":
             return False
-        admission = await self.desk.breakers.admit(candidate.key)
+        admission = await self.desk.breakers.admit(self.desk.key_of(candidate))
         if not admission.allowed:
             await self._not_admitted(candidate, admission)
             return True
         # It may be asked by now; again when there is room for it.
-        await self.desk.breakers.left(candidate.key, probe=admission.probe)
+        await self.desk.breakers.left(self.desk.key_of(candidate), probe=admission.probe)
         return False
 
     async def _not_admitted(self, candidate: Candidate, admission: Admission) -> None:
@@ -455,7 +461,7 @@ class Sending:
 
     async def _report(self, candidate: Candidate, result: _Result, admission: Admission) -> None:
         """Tell the breaker what a call shows of the candidate."""
-        breakers, key, attempt = self.desk.breakers, candidate.key, result.attempt
+        breakers, key, attempt = self.desk.breakers, self.desk.key_of(candidate), result.attempt
         rule = rule_for(attempt.error_class)
         if attempt.outcome == "ok" or rule.breaker == "alive":
             await breakers.succeeded(key, probe=admission.probe)

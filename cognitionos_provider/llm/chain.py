@@ -33,11 +33,6 @@ class Candidate(NamedTuple):
         over = "" if self.connection == self.provider else f" over {self.connection!r}"
         return f"{self.provider}:{self.model}{over}"
 
-    @property
-    def key(self) -> str:
-        """What breakers and limits know it by."""
-        return f"{self.connection}/{self.model}"
-
 
 def split_name(name: str) -> tuple[str, str]:
     """Split ``provider:model`` or a bare model name into provider and model.

@@ -7,12 +7,13 @@ a provider's answer at its first call) happens in :meth:`Client.connect`, which 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from cognitionos_provider.exceptions import ConfigurationError, UnknownModelError
@@ -87,6 +88,16 @@ class Client:
     _http: httpx2.AsyncClient | None = field(default=None, init=False, repr=False)
     _opened: Opened | None = field(default=None, init=False, repr=False)
     _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
+
+    @cached_property
+    def account(self) -> str:
+        """What tells this account from others that share a Redis, and from the same one with another key.
+
+        A breaker that opened for a wrong key must not hold for the right one.
+        """
+        told = f"{self.connection.provider}\n{self.connection.base_url}\n{self.secret}"
+        digest = hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=4).hexdigest()
+        return f"{self.connection.name}@{digest}"
 
     @property
     def secret(self) -> str | None:

@@ -195,7 +195,7 @@ class LLMRouter:
         }
 
     def _open_breakers(self, connection: str) -> dict[str, str]:
-        prefix = f"{connection}/"
+        prefix = f"{self._clients[connection].account}/"
         states = self._desk.breakers.states()
         return {key.removeprefix(prefix): state for key, state in states.items() if key.startswith(prefix)}
 

@@ -81,7 +81,7 @@ def test_a_model_is_asked_over_each_connection_of_its_provider_in_turn() -> None
     ]
     request = LLMRequest.model_validate({"messages": [message]})
     found = chain_of(request, connections, DEFAULT_MODELS)
-    assert [each.key for each in found] == ["main/gpt-4", "claude/claude-x"]
+    assert [(each.connection, each.model) for each in found] == [("main", "gpt-4"), ("claude", "claude-x")]
 
 
 def test_a_connection_that_has_the_name_of_another_provider_is_not_taken_for_it() -> None:

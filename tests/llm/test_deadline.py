@@ -21,18 +21,21 @@ GPT, CLAUDE = "openai:gpt-4", "anthropic:claude-3-haiku-20240307"
 CHAINS = {"openai": (GPT, CLAUDE), "anthropic": (CLAUDE, GPT)}
 # The body trickles in 16 pieces, each well within the time that a read may take.
 SLOW = [{"latency": 30}, {"slow_body": 4}]
+STREAM = pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 PROVIDERS = pytest.mark.parametrize("provider", ["openai", "anthropic"])
 
 
 @PROVIDERS
 @pytest.mark.parametrize("fault", SLOW)
+@STREAM
 async def test_the_deadline_ends_a_call_that_is_slow_before_or_within_its_body(
-    router: LLMRouter, sim: SimulatorServer, ask: Ask, provider: str, fault: dict[str, Any]
+    router: LLMRouter, sim: SimulatorServer, ask: Ask, provider: str, fault: dict[str, Any], stream: bool
 ) -> None:
     sim.configure({"match": {}, **fault})
     begun = time.monotonic()
+    request = ask(*CHAINS[provider], timeout_seconds=0.6, retry={"max_attempts": 3}, stream=stream)
     with pytest.raises(DeadlineExceededError, match=r"within 0\.6 s.*no answer within") as caught:
-        await router.generate(ask(*CHAINS[provider], timeout_seconds=0.6, retry={"max_attempts": 3}))
+        await router.generate(request)
     assert time.monotonic() - begun < 1.1
     (attempt,) = caught.value.attempts
     assert (attempt.outcome, attempt.error_class, attempt.possibly_billed) == ("error", "timeout", True)
@@ -120,8 +123,9 @@ async def test_a_router_that_is_closed_under_a_call_ends_the_call(
 
 
 @PROVIDERS
+@STREAM
 async def test_a_cancelled_call_closes_its_connection_and_is_on_record(
-    router: LLMRouter, sim: SimulatorServer, ask: Ask, provider: str
+    router: LLMRouter, sim: SimulatorServer, ask: Ask, provider: str, stream: bool
 ) -> None:
     sim.configure({"match": {}, "slow_body": 5})
     told: list[Attempt] = []
@@ -130,7 +134,8 @@ async def test_a_cancelled_call_closes_its_connection_and_is_on_record(
         await asyncio.sleep(0)
         told.append(attempt)
 
-    call = asyncio.create_task(router.generate(ask(*CHAINS[provider]), on_attempt=tell))
+    request = ask(*CHAINS[provider], stream=stream)
+    call = asyncio.create_task(router.generate(request, on_attempt=tell))
     await asyncio.to_thread(sim.wait_for, lambda stats: stats["calls"] == 1)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -170,3 +175,15 @@ async def test_a_call_cancelled_while_it_waits_for_room_was_not_made(
             await call
     assert told == []
     assert len(sim.calls()) == 1
+
+
+@PROVIDERS
+@pytest.mark.parametrize("drop", ["headers", "body"])
+async def test_a_stream_that_breaks_off_falls_back_and_may_have_been_billed(
+    router: LLMRouter, sim: SimulatorServer, ask: Ask, provider: str, drop: str
+) -> None:
+    sim.configure({"match": {"provider": provider}, "drop": drop})
+    response = await router.generate(ask(*CHAINS[provider], stream=True))
+    broken, answered = response.attempts
+    assert (broken.error_class, broken.possibly_billed) == ("connection", True)
+    assert answered.outcome == "ok"

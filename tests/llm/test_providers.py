@@ -10,9 +10,15 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from services import redis_url
 
-from cognitionos_provider.exceptions import AllModelsFailedError, ConfigurationError, UnknownModelError
-from cognitionos_provider.llm import Connection, LLMRequest, LLMRouter
+from cognitionos_provider.exceptions import (
+    AllModelsFailedError,
+    ConfigurationError,
+    LLMError,
+    UnknownModelError,
+)
+from cognitionos_provider.llm import Connection, LLMRequest, LLMRouter, create_llm_router
 from cognitionos_provider.llm.provider import find_provider
 from cognitionos_provider.simulator import SimulatorServer
 
@@ -182,3 +188,18 @@ async def test_a_second_account_takes_over_from_the_first(sim: SimulatorServer, 
         ("main", "skipped"),
         ("spare", "ok"),
     ]
+
+
+async def test_a_breaker_that_opened_for_a_wrong_key_does_not_hold_for_the_right_one(
+    sim: SimulatorServer, ask: Ask
+) -> None:
+    with redis_url() as url:
+        sim.configure({"status": 401, "times": 1})
+        for key, outcomes in (("wrong", ["error"]), ("wrong", ["skipped"]), ("right", ["ok"])):
+            router = create_llm_router(key, openai_base_url=sim.openai_base_url, redis_url=url)
+            async with router:
+                try:
+                    attempts = (await router.generate(ask("gpt-4", timeout_seconds=1))).attempts
+                except LLMError as error:
+                    attempts = error.attempts
+            assert [attempt.outcome for attempt in attempts] == outcomes
