@@ -118,8 +118,11 @@ class _WorkerEdge:
 
     async def tell_spent(self) -> None:
         """Leave what this step has spent where other steps of the run can read it: not so the state store."""
-        spent = (await load_history(self.read)).spent()
-        await asyncio.to_thread(_set_xcom, self._ti, SPENT_KEY, str(spent))
+        try:
+            spent = (await load_history(self.read)).spent()
+            await asyncio.to_thread(_set_xcom, self._ti, SPENT_KEY, str(spent))
+        except Exception as error:  # noqa: BLE001 - how the step ended matters more
+            self.log("warning", f"what the step has spent could not be told to other steps: {error!r}")
 
     def log(self, level: str, event: str, **fields: object) -> None:
         getattr(log, level)(event, **fields)

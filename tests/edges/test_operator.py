@@ -19,14 +19,17 @@ class StateStore(dict):
         self[key] = value
 
 
-def execute(step, *others, conf=None, retries=0):
+def execute(step, *others, conf=None, retries=0, **fields):
     step = {"step_id": "s", "llm": {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}, **step}
     workflow = Workflow.model_validate(
-        {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, step]}
+        {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, step], **fields}
     )
     spec = StepSpec.of(workflow, workflow.steps[-1]).canonical_json()
     operator = LLMStepOperator(task_id="s", spec=spec, start_from_trigger=False, retries=retries)
-    ti = SimpleNamespace(dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1)
+    states = {"r": {"s": "running", "b": "success", "c": None}}
+    ti = SimpleNamespace(
+        dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1, get_task_states=lambda **_: states
+    )
     store = StateStore()
     context = {
         "ti": ti,
@@ -44,6 +47,18 @@ def test_the_whole_step_is_done_and_its_output_is_where_a_trigger_would_put_it(c
     store = execute({"depends_on": ["b"]}, {"step_id": "b"})
     assert decode_output(channel.xcoms["s", "return_value"]) == "hello"
     assert [attempt.outcome for attempt in read_history(store.values()).attempts()] == ["ok"]
+
+
+def test_under_a_budget_steps_tell_each_other_what_they_have_spent(channel, sim):
+    sim.configure({"usage": {"input_tokens": 1000, "output_tokens": 500}})
+    channel.xcoms["b", "cognitionos.spent"] = "0.5"
+    execute({}, {"step_id": "b"}, budget_usd=1)
+    # 30 and 60 USD per million tokens.
+    assert channel.xcoms["s", "cognitionos.spent"] == "0.06"
+    channel.xcoms["b", "cognitionos.spent"] = "0.99"
+    with pytest.raises(AirflowFailException, match=r"The run's budget of \$1"):
+        execute({}, {"step_id": "b"}, budget_usd=1)
+    assert len(sim.calls()) == 1
 
 
 def test_a_task_that_is_killed_closes_its_call(channel, sim):
