@@ -12,7 +12,7 @@ COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo up test test-long unit lint bench lock clean
+.PHONY: help demo up test test-long unit lint bench bench-llm lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: $(INSTALLED_DEV) ## Check style, types and who imports whom
 
 bench: $(INSTALLED) ## Measure publishing, a fan-out and a chain (ARGS="--database postgresql://..." for PostgreSQL)
 	@$(BIN)/python -m benchmarks.way_of_a_request $(ARGS)
+
+bench-llm: $(INSTALLED) ## Compare the LLM router with others (ARGS="--write docs/benchmarks.md" to keep the result)
+	@$(BIN)/python -m benchmarks.llm $(ARGS)
 
 lock: $(INSTALLED_DEV) ## Write the lock files anew from pyproject.toml (UPGRADE=1: with the newest versions)
 	$(COMPILE) --all-extras --group stack --output-file requirements.lock pyproject.toml
