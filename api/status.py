@@ -83,7 +83,7 @@ def show_execution(row: ExecutionRow, workflow: Workflow, run: Run | None) -> Ex
         started_at=run.start_date,
         completed_at=run.end_date,
         cost_usd=_cost(attempts) or 0.0,
-        unpriced_calls=sum(attempt.outcome == "ok" and attempt.cost_usd is None for attempt in attempts),
+        unpriced_calls=sum(map(_is_unpriced, attempts)),
         usage=_usage(attempts) or Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0),
         steps=steps,
     )
@@ -153,6 +153,11 @@ def _run_error(workflow: Workflow, steps: Iterable[StepStatus]) -> str:
     if workflow.timeout_seconds is not None:
         return f"The run did not end within its {workflow.timeout_seconds:g} s, or was failed by a user"
     return "The run was failed by a user"
+
+
+def _is_unpriced(attempt: Attempt) -> bool:
+    """Whether a call was answered, and so billed, at a price that is not known."""
+    return attempt.cost_usd is None and (attempt.outcome == "ok" or attempt.usage is not None)
 
 
 def _cost(attempts: Iterable[Attempt]) -> float | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Any, Self
 
 from pydantic import JsonValue
@@ -18,6 +18,9 @@ __all__ = ["RESERVED_KEY", "RunContext", "execution_id_of", "make_conf"]
 
 RESERVED_KEY = "__cognitionos__"
 """The key of a run's conf that is not an input."""
+
+_MOST_DOLLARS = Decimal(999_999_999)
+_LEAST_DOLLARS = Decimal("0.000001")
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: URLs
 
@@ -79,4 +82,7 @@ def _dollars(value: object) -> Decimal | None:
         amount = Decimal(str(value))
     except ArithmeticError:
         return None
-    return amount if amount.is_finite() and amount >= 0 else None
+    if not amount.is_finite() or not 0 <= amount <= _MOST_DOLLARS:
+        return None
+    # An exponent of a million digits would hold up whoever calculates with it.
+    return amount.quantize(_LEAST_DOLLARS, rounding=ROUND_DOWN)

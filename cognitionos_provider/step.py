@@ -9,16 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from cognitionos_provider.definitions import LLMOverrides, Step, Workflow, evaluate, references
 from cognitionos_provider.definitions.schema import value_violations
-from cognitionos_provider.exceptions import CognitionOSError, DefinitionError, LLMError
+from cognitionos_provider.exceptions import (
+    CognitionOSError,
+    DeadlineExceededError,
+    DefinitionError,
+    LLMError,
+)
 from cognitionos_provider.llm.answer import clean
 from cognitionos_provider.llm.budget import Budget
 from cognitionos_provider.llm.journal import Journal, JournalStore
@@ -37,6 +43,8 @@ _T = TypeVar("_T")
 DEADLINE_MARGIN = 0.25
 """Seconds that a step may take beyond its timeout."""
 
+# How long a step whose work is done may take to put the rest on record.
+_LAST_WRITE_SECONDS = 5.0
 # How long a step that was cancelled may take to put the calls that it gave up on record.
 _FAREWELL_SECONDS = 1.0
 
@@ -127,8 +135,12 @@ class StepEdge(JournalStore, Protocol):
     async def router(self) -> LLMRouter:
         """Return who asks the models."""
 
-    async def spent_by_others(self) -> Decimal:
-        """Return what the other steps of the run have spent, in USD, as their journals have it."""
+    async def spent_by_others(self, reserved: Collection[str], agent_id: str | None = None) -> Decimal:
+        """Return what the other steps of the run have spent, in USD, as their journals have it.
+
+        Not what the calls ``reserved`` may cost, whose money is reserved in this process. With ``agent_id``, only
+        steps of that agent.
+        """
 
     def log(self, level: str, event: str, **fields: object) -> None:
         """Write a line into the task's log."""
@@ -166,7 +178,8 @@ async def run_step(spec: StepSpec, run: RunContext, edge: StepEdge, *, passes: i
     if outcome.state == "failed":
         edge.log("error", f"step failed: {outcome.error}")
     try:
-        await journal.finish(clean(outcome.error))
+        async with asyncio.timeout(_LAST_WRITE_SECONDS):
+            await journal.finish(clean(outcome.error))
     except Exception as error:  # noqa: BLE001
         edge.log("error", "the record of this try could not be kept", exc_info=error)
     return outcome
@@ -197,6 +210,7 @@ class _StepRun:
         self.spec, self.step, self.run, self.edge, self.journal = spec, spec.step, run, edge, journal
         self.retry = spec.step.retry if passes is None else Retry(max_attempts=passes)
         self.budgets = self.budgets_of_run()
+        self._router: LLMRouter | None = None
         self.deadline = time.monotonic() + spec.step.timeout_seconds
 
     async def outcome(self) -> Outcome:
@@ -219,6 +233,12 @@ class _StepRun:
         if self.step.for_each is None:
             return Outcome("success", output=await self.answer(context))
         return await self.answers(context)
+
+    async def router(self) -> LLMRouter:
+        """Return one router for all items: a connection that is changed meanwhile serves the next step."""
+        if self._router is None:
+            self._router = await self.again(self.edge.router)
+        return self._router
 
     async def output_of(self, step_id: str) -> JsonValue:
         return await self.again(lambda: self.edge.output_of(step_id))
@@ -249,11 +269,14 @@ class _StepRun:
             raise DefinitionError(
                 [(("for_each",), f"the list has {len(items)} items, and max_items is {self.step.max_items}")]
             )
-        results: list[tuple[JsonValue, Exception | None]] = [(None, None)] * len(items)
+        late = DeadlineExceededError(f"The time was up after {self.step.timeout_seconds:g} s")
+        results: list[tuple[JsonValue, Exception | None]] = [({"error": str(late)}, late)] * len(items)
         waiting = iter(enumerate(items))
 
         async def work() -> None:
             for index, item in waiting:
+                if time.monotonic() >= self.deadline:
+                    return
                 try:
                     results[index] = await self.answer({**context, "item": item}, index), None
                 except Exception as error:  # noqa: BLE001 - one item must not take the others with it
@@ -285,6 +308,10 @@ class _StepRun:
                 "info",
                 f"the answer of {response.provider}:{response.model}{of_item} comes from {where}: nothing was paid",
             )
+        if response.finish_reason == "length":
+            self.edge.log(
+                "warning", f"the answer of {response.provider}:{response.model} was cut off at max_tokens"
+            )
         return response.content if self.step.output_schema is None else response.output
 
     async def ask(self, messages: Sequence[Message], item: int | None) -> LLMResponse:
@@ -305,7 +332,7 @@ class _StepRun:
             unpriced=self.spec.unpriced,
             cache_ttl_seconds=llm.cache_ttl_seconds,
         )
-        router = await self.again(self.edge.router)
+        router = await self.router()
         return await router.generate(
             request,
             journal=self.journal,
@@ -329,12 +356,14 @@ class _StepRun:
         if self.spec.agent_budget_usd is not None:
             name = f"the budget of agent {self.spec.agent_id!r}"
             key = f"agent/{{{run_id}}}/{self.spec.agent_id}"
-            budgets.append(Budget(key, Decimal(str(self.spec.agent_budget_usd)), name, self.spent_by_run))
+            spent = partial(self.spent_by_run, self.spec.agent_id)
+            budgets.append(Budget(key, Decimal(str(self.spec.agent_budget_usd)), name, spent))
         return budgets
 
-    async def spent_by_run(self) -> Decimal:
-        # What this step has in flight is reserved already.
-        return self.journal.history.spent(in_flight=False) + await self.again(self.edge.spent_by_others)
+    async def spent_by_run(self, agent_id: str | None = None) -> Decimal:
+        router = await self.router()
+        others = await self.again(lambda: self.edge.spent_by_others(router.in_flight, agent_id))
+        return self.journal.history.spent(router.in_flight) + others
 
 
 def _log_line(attempt: Attempt) -> tuple[str, str]:

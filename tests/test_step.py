@@ -80,7 +80,7 @@ class Edge:
     async def write(self, key, text):
         self.kept[key] = text
 
-    async def spent_by_others(self):
+    async def spent_by_others(self, reserved, agent_id=None):
         return self.spent
 
     def log(self, level, event, **fields):

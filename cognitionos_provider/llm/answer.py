@@ -30,9 +30,9 @@ def clean(value: Any) -> Any:
     return value
 
 
-def text_of(answer: ModelResponse) -> str:
-    """Return the text of an answer; of one that came as a tool's input, that as JSON."""
-    if answer.tool_calls and not (answer.text or "").strip():
+def text_of(answer: ModelResponse, *, as_object: bool = False) -> str:
+    """Return the text of an answer; where an object was asked for and came as a tool's input, that as JSON."""
+    if as_object and answer.tool_calls:
         return str(clean(answer.tool_calls[0].args_as_json_str()))
     return str(clean(answer.text or ""))
 

@@ -7,6 +7,7 @@ the answer is put on record before anything is done with it.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import json
 import logging
@@ -48,8 +49,13 @@ _FAREWELL_SECONDS = 0.2
 # The most tokens of an answer under a budget, where the request names no number: without one, an answer has no
 # upper price.
 _BUDGETED_TOKENS = 4096
-# A step with a short time of its own says nothing about a provider that is merely slow.
-_TELLING_TIMEOUT = 10.0
+# A step with a short time of its own says nothing about a provider that is merely slow; but a probe has to tell.
+_TELLING_TIMEOUT = 2.0
+_LONGEST_COOLDOWN = 3600.0
+# Room may come sooner than was foreseen.
+_LONGEST_QUEUE_SECONDS = 1.0
+# A call may be put on record, before and after, beside the time that its sending may take.
+_BESIDE_SENDING = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +70,8 @@ class Desk:
     budgets: Budgets
     cache: ResponseCache
     prices: Mapping[str, Price]
+    sending: set[str]
+    """The ids of the calls that are under way, whose money is reserved here."""
     attempt_seconds: float
     tries: int
     clock: Callable[[], float]
@@ -147,8 +155,15 @@ class Sending:
             found = journal.replay(self.tellers.item, self.hash)
             if found is not None:
                 output, failure = await self._check(found.content)
-                # With a failure, its process died before it could look at the answer.
-                if failure is None:
+                if failure is not None:
+                    # Its process died before it could look at the answer.
+                    broken = {
+                        "outcome": "error",
+                        "error_class": failure.error_class,
+                        "message": failure.message,
+                    }
+                    journal.note(found.attempt.model_copy(update=broken))
+                else:
                     journal.replayed += 1
                     return self._response(
                         found.attempt, found.content, found.finish_reason, output, source="journal"
@@ -158,8 +173,13 @@ class Sending:
     def _may_cache(self) -> bool:
         return self.request.cache_ttl_seconds > 0 and self.request.temperature == 0
 
+    def _cache_key(self) -> str:
+        """What is asked, and whom: the models that "the default" means, and the accounts, are not in the request."""
+        asked = "\n".join([self.hash, *map(self.desk.key_of, self.call.chain)])
+        return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
+
     async def _cached(self) -> LLMResponse | None:
-        if not self._may_cache() or (stored := await self.desk.cache.get(self.hash)) is None:
+        if not self._may_cache() or (stored := await self.desk.cache.get(self._cache_key())) is None:
             return None
         try:
             kept = _Cached.model_validate_json(stored)
@@ -236,6 +256,7 @@ class Sending:
             return None, ""
         wire = Wire(call_id)
         result: _Result | None = None
+        self.desk.sending.add(call_id)
         try:
             limits = client.connection.limits
             async with self.desk.gates.enter(
@@ -243,11 +264,11 @@ class Sending:
                 limits,
                 tokens=self._tokens_estimate(messages) if limits.tokens_per_minute else 0,
                 group=self.tellers.group,
-                timeout=self.call.left,
-                hold_seconds=self.desk.attempt_seconds,
+                timeout=self.call.patience(candidate),
+                hold_seconds=self.desk.attempt_seconds + _BESIDE_SENDING,
             ) as permit:
                 admission = await self.desk.breakers.admit(
-                    self.desk.key_of(candidate), probe_seconds=self.desk.attempt_seconds + _TELLING_TIMEOUT
+                    self.desk.key_of(candidate), probe_seconds=self.desk.attempt_seconds + _BESIDE_SENDING
                 )
                 if not admission.allowed:
                     await self._not_admitted(candidate, admission)
@@ -263,12 +284,14 @@ class Sending:
                     permit.used(result.usage.total_tokens)
                 await self._report(candidate, result, admission)
         except NoRoomError as error:
-            self.call.not_before(candidate, max(error.wait, 0.001))
+            self.call.not_before(candidate, min(max(error.wait, 0.001), _LONGEST_QUEUE_SECONDS))
             await self.call.skip(candidate, "no_room", f"its limit ({error.limit}) leaves no room in time")
             return None, ""
         finally:
+            self.desk.sending.discard(call_id)
             if reservation is not None:
-                await reservation.settle(_spent(result, bound, wire))
+                # It goes on by itself where Redis takes its time; the answer does not wait for that.
+                await self._hurried(asyncio.shield(reservation.settle(_spent(result, bound, wire))))
         return result.response, result.content
 
     async def _is_open(self, candidate: Candidate) -> bool:
@@ -316,13 +339,16 @@ class Sending:
                     f"A call to {candidate} may cost up to ${cost:.6f}, and max_cost_usd is ${most:.6f} "
                     "(nothing was sent): shorten its input, or lower max_tokens"
                 )
-            return await self.desk.budgets.reserve(
-                self.tellers.budgets,
-                cost,
-                call_id=call_id,
-                timeout=max(self.call.left, 0),
-                hold_seconds=self.call.left + self.desk.attempt_seconds,
-            )
+            async with asyncio.timeout(max(self.call.left, 0) + _FAREWELL_SECONDS):
+                return await self.desk.budgets.reserve(
+                    self.tellers.budgets,
+                    cost,
+                    call_id=call_id,
+                    timeout=max(self.call.left, 0),
+                    hold_seconds=self.call.left + self.desk.attempt_seconds,
+                )
+        except TimeoutError:
+            self.call.expire("the time was up while money was reserved")
         except BudgetExceededError as error:
             await self.call.skip(candidate, "budget", str(error))
             self.call.refuse(error)
@@ -350,7 +376,7 @@ class Sending:
                 answer = await client.ask(
                     candidate.model, self._limited, messages, seconds=seconds, wire=wire
                 )
-            content = text_of(answer)
+            content = text_of(answer, as_object=self.request.output_schema is not None)
             failure = flaw(answer, content)
         except asyncio.CancelledError:
             gone = Failure("cancelled", "the call was cancelled")
@@ -391,25 +417,30 @@ class Sending:
         try:
             async with asyncio.timeout(max(self.call.left, 0.001)):
                 await journal.intend(intent)
+        except asyncio.CancelledError:
+            # It may be on record all the same, and was not sent.
+            journal.note(self._unsent(candidate, call_id, "the step ended before the call was sent"))
+            raise
         except Exception as error:  # noqa: BLE001 - whatever the channel to Airflow raises
             reason = (
                 f"the call could not be put on record ({type(error).__name__}: {error}); nothing was sent"
             )
-            await self.record(
-                Attempt(
-                    provider=candidate.provider,
-                    model=candidate.model,
-                    connection=candidate.connection,
-                    call_id=call_id,
-                    outcome="skipped",
-                    error_class="journal",
-                    message=reason,
-                ),
-                candidate,
-            )
+            await self.record(self._unsent(candidate, call_id, reason), candidate)
             if isinstance(error, TimeoutError):
                 self.call.expire(reason)
             self.call.give_up(f"{candidate} was not asked: {reason}")
+
+    @staticmethod
+    def _unsent(candidate: Candidate, call_id: str, reason: str) -> Attempt:
+        return Attempt(
+            provider=candidate.provider,
+            model=candidate.model,
+            connection=candidate.connection,
+            call_id=call_id,
+            outcome="skipped",
+            error_class="journal",
+            message=reason,
+        )
 
     def _attempt(
         self,
@@ -422,7 +453,9 @@ class Sending:
         usage: Usage | None = None,
         cost: Decimal | None = None,
     ) -> Attempt:
-        lost = failure is not None and failure.http_status is None and usage is None and wire.may_have_arrived
+        # Sent, and neither an answer with its usage nor an error by the provider's own word came back.
+        unknown = (failure is None or failure.http_status is None) and usage is None and wire.may_have_arrived
+        lost = failure is not None and unknown
         return Attempt(
             provider=candidate.provider,
             model=candidate.model,
@@ -436,7 +469,7 @@ class Sending:
             cost_usd=cost,
             retry_after=failure.retry_after if failure else None,
             possibly_billed=lost,
-            max_cost_usd=bound if lost else None,
+            max_cost_usd=bound if unknown else None,
             message=failure.message if failure else None,
         )
 
@@ -469,8 +502,10 @@ class Sending:
             return
         if rule.alert:
             _log.critical("%s: %s; somebody has to mend this", candidate, attempt.message)
-        short = attempt.error_class == "timeout" and result.seconds < min(
-            self.desk.attempt_seconds, _TELLING_TIMEOUT
+        short = (
+            attempt.error_class == "timeout"
+            and not admission.probe
+            and result.seconds < min(self.desk.attempt_seconds, _TELLING_TIMEOUT)
         )
         if rule.breaker == "nothing" or (short and attempt.http_status is None):
             await breakers.left(key, probe=admission.probe)
@@ -479,7 +514,8 @@ class Sending:
             key,
             probe=admission.probe,
             at_once=rule.breaker == "opens",
-            retry_after=attempt.retry_after,
+            # One header must not shut a model off for everybody for a year.
+            retry_after=None if attempt.retry_after is None else min(attempt.retry_after, _LONGEST_COOLDOWN),
             cooldown=rule.cooldown,
         )
         self.call.not_before(candidate, max(attempt.retry_after or 0.0, closed_for))
@@ -533,7 +569,7 @@ class Sending:
             content=content,
             finish_reason=finish_reason,
         )
-        await self.desk.cache.put(self.hash, kept.model_dump_json(), self.request.cache_ttl_seconds)
+        await self.desk.cache.put(self._cache_key(), kept.model_dump_json(), self.request.cache_ttl_seconds)
 
     async def _hurried(self, work: Awaitable[object]) -> None:
         """Do something in spite of a caller that has gone, if it does not take long."""
@@ -551,9 +587,7 @@ class Sending:
 
 
 def _spent(result: _Result | None, bound: Decimal | None, wire: Wire) -> Decimal:
-    """Return what a call is taken to have cost: at its bound, where its answer got lost on the way."""
+    """Return what a call is taken to have cost: its bound, where its answer or its usage is not known."""
     if result is None:
         return (bound or Decimal(0)) if wire.may_have_arrived else Decimal(0)
-    if result.attempt.cost_usd is not None:
-        return result.attempt.cost_usd
-    return (bound or Decimal(0)) if result.attempt.possibly_billed else Decimal(0)
+    return result.attempt.cost_usd or result.attempt.max_cost_usd or Decimal(0)

@@ -155,6 +155,8 @@ class Books:
                     for purse, state in zip(tuple(untold), states, strict=True):
                         if state.answer in (Answer.CHANGED, Answer.NOTED):
                             purse.epoch = None
+                        if state.answer is Answer.UNKNOWN:
+                            purse.distrust()
                         # Where the ledger will be read before the next use, it is in there already.
                         if state.answer is Answer.CHANGED and purse.era == self._outages:
                             continue

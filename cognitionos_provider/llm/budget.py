@@ -121,7 +121,7 @@ class Budgets:
             while True:
                 claim.turn.clear()
                 # One that came before and seems to fit has been called: it goes first, and calls the next.
-                if claim.may_go or claim.hopeless_at() is not None:
+                if claim.may_go:
                     claim.trying = True
                     try:
                         lack = await self._books.attempt(claim)

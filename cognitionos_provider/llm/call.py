@@ -150,6 +150,12 @@ class Call:
                     await self.desk.sleep(wait)
         return None
 
+    def patience(self, candidate: Candidate) -> float:
+        """Return the seconds for which a call may queue up for a candidate: half of them, if others wait behind."""
+        behind = self.chain[self.chain.index(candidate) + 1 :]
+        others = [each for each in behind if each not in self.last or self._may_do_better(each)]
+        return max(self.left, 0.0) / (2 if others else 1)
+
     def not_before(self, candidate: Candidate, seconds: float | None) -> None:
         """Note that a candidate can't be asked again within so many seconds."""
         if seconds:
@@ -191,7 +197,17 @@ class Call:
         )
 
     def _failures(self) -> str:
-        return "; ".join(f"{candidate}: {attempt.message}" for candidate, attempt in self.last.items())
+        """Name the last failure of each; that it was left alone after it says less."""
+        told: dict[Candidate, Attempt] = {}
+        for candidate, attempt in self.last.items():
+            before = [
+                one
+                for one in self.attempts
+                if (one.connection, one.model) == (candidate.connection, candidate.model)
+                and one.outcome == "error"
+            ]
+            told[candidate] = before[-1] if attempt.error_class == "circuit_open" and before else attempt
+        return "; ".join(f"{candidate}: {attempt.message}" for candidate, attempt in told.items())
 
 
 def _corrected(messages: list[Message], content: str, problem: str) -> list[Message]:

@@ -22,12 +22,13 @@ from cognitionos_provider.llm.failure import short
 from cognitionos_provider.llm.pricing import price
 from cognitionos_provider.llm.provider import BUILT_IN, LLMProvider, Opened, find_provider
 from cognitionos_provider.llm.request import LLMRequest, Message, Usage
+from cognitionos_provider.llm.structure import ask_for_object
 
 if TYPE_CHECKING:
     import httpx2
     from pydantic import JsonValue
     from pydantic_ai.messages import ModelMessage, ModelResponse
-    from pydantic_ai.models import Model, ModelRequestParameters
+    from pydantic_ai.models import Model
     from pydantic_ai.settings import ModelSettings
 
 __all__ = ["CALL_ID_HEADER", "Client", "Wire"]
@@ -154,7 +155,8 @@ class Client:
         import httpx2
 
         limits = httpx2.Limits(
-            max_connections=self.max_connections,
+            # Calls queue up at the gate of their model (limits.py). Here, a wait would count as the provider's.
+            max_connections=None,
             max_keepalive_connections=min(self.max_connections, _MOST_IDLE_CONNECTIONS),
             keepalive_expiry=30,
         )
@@ -175,7 +177,7 @@ class Client:
                 # Not every model takes system text after the start; pydantic-ai knows the way out.
                 said = subject.prepare_messages(said)
             settings = _settings(subject, request, seconds)
-            wanted = None if request.output_schema is None else _wanted(subject, request.output_schema)
+            wanted = None if request.output_schema is None else ask_for_object(subject, request.output_schema)
             wire.asked = True
             if not request.stream:
                 return await model_request(
@@ -280,29 +282,6 @@ def _settings(model: Model, request: LLMRequest, seconds: float) -> ModelSetting
         if isinstance(most, int) and most > _DEFAULT_ANTHROPIC_TOKENS:
             settings["max_tokens"] = _DEFAULT_ANTHROPIC_TOKENS
     return settings
-
-
-def _wanted(model: Model, schema: dict[str, JsonValue]) -> ModelRequestParameters:
-    """Ask for an object: by the provider's own means, else as a tool's input, else by words."""
-    from pydantic_ai.models import ModelRequestParameters
-    from pydantic_ai.output import OutputObjectDefinition
-    from pydantic_ai.tools import ToolDefinition
-
-    if model.profile.get("supports_json_schema_output", False):
-        return ModelRequestParameters(
-            output_mode="native", output_object=OutputObjectDefinition(json_schema=schema, name="answer")
-        )
-    if model.profile.get("supports_tools", True):
-        tool = ToolDefinition(
-            name="answer",
-            description="Give the answer.",
-            parameters_json_schema=schema,
-            kind="output",
-        )
-        return ModelRequestParameters(output_mode="tool", output_tools=[tool], allow_text_output=False)
-    return ModelRequestParameters(
-        output_mode="prompted", output_object=OutputObjectDefinition(json_schema=schema, name="answer")
-    )
 
 
 _rehearsed: set[str] = set()

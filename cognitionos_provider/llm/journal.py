@@ -14,8 +14,9 @@ name into it, together with its first entries. Its further entries are in keys t
     cognitionos.journal.0001.00.9f2c....000002     {"entries": [...], "last": true}
     cognitionos.journal.0001.01                    {"writer": "03ab...", ...}   another process took over
 
-A process that is frozen in the instant between looking for a free slot and claiming it can hide, when it wakes up,
-the name of the one that took over; it still can't touch that one's entries, which the facade finds by their prefix.
+The slot is looked at once more if more than a second has passed since. Only a process that is frozen in the instant
+between that look and its write can hide, when it wakes up, the name of the one that took over; it still can't touch
+that one's further entries, which the facade finds by their prefix.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Protocol
 
@@ -48,7 +49,10 @@ __all__ = [
 
 JOURNAL_KEY_PREFIX = "cognitionos.journal."
 
-_WRITE_PAUSES = (0.1, 0.5)
+# Airflow's database may be away for a minute. Whoever waits for a write has a deadline of its own.
+_WRITE_PAUSES = (0.1, 0.5, 1, 2, 4, 8, 15, 30)
+# A process that was frozen for longer may have been replaced meanwhile.
+_FRESH_SECONDS = 1.0
 # More entries than this are written in several steps, each of which holds the event loop for some milliseconds.
 _MOST_ENTRIES = 100
 
@@ -158,11 +162,16 @@ class History:
         lost = [lost_attempt(intent) for intent in self.open.values()] if ended else []
         return [*self._attempts.values(), *lost]
 
-    def spent(self, *, in_flight: bool = True) -> Decimal:
-        """Return what was or may have been paid, in USD; calls in flight, if they count, at the most they can cost."""
+    def spent(self, reserved: Collection[str] = ()) -> Decimal:
+        """Return what was or may have been paid, in USD; calls in flight at the most they can cost.
+
+        ``reserved`` are the calls in flight whose money is reserved, and counted so.
+        """
         total = Decimal(0)
-        for attempt in self.attempts(ended=in_flight):
-            total += attempt.cost_usd or (attempt.max_cost_usd if attempt.possibly_billed else None) or 0
+        for attempt in self.attempts(ended=True):
+            if attempt.call_id in reserved and attempt.call_id in self.open:
+                continue
+            total += attempt.cost_usd or attempt.max_cost_usd or 0
         return total
 
 
@@ -230,6 +239,7 @@ async def _read_try(read: Read, try_number: int, history: History) -> int:
         batch: _Batch | None = claim
         sequence = 0
         while batch is not None:
+            history.agent_id = batch.agent_id or history.agent_id
             history.add(batch.entries)
             if batch.last:
                 break
@@ -268,6 +278,7 @@ class Journal:
         self._pauses = pauses
         self._writer = uuid.uuid4().hex[:12]
         self._slot = 0
+        self._opened = 0.0
         self._sequence = 0
         self._unwritten: list[tuple[Entry, asyncio.Future[None] | None]] = []
         self._task: asyncio.Task[None] | None = None
@@ -279,6 +290,7 @@ class Journal:
         Raises what the store raises: without it, an answer might be paid twice.
         """
         self.history, self._unwritten = History(), []
+        self._opened = time.monotonic()
         for try_number in range(1, self._try_number + 1):
             self._slot = await _read_try(self._store.read, try_number, self.history)
         # On record with this process' first entries, and not by a write of its own.
@@ -317,7 +329,8 @@ class Journal:
     async def finish(self, error: str | None) -> None:
         """Put on record what is not yet, and why the try failed. Writes nothing where there is nothing to say."""
         await self.flush()
-        if error is None and not self._unwritten:
+        # A try that replayed all it asked for says at least that it was there: who reads the journal stops at a gap.
+        if error is None and not self._unwritten and not (self.replayed and not self._sequence):
             return
         self._last = True
         await self._commit(Ended(error=error))
@@ -358,6 +371,10 @@ class Journal:
                         done.set_result(None)
 
     async def _write(self, entries: list[Entry], *, last: bool) -> None:
+        if not self._sequence and time.monotonic() - self._opened > _FRESH_SECONDS:
+            # The step has waited, or its process was frozen, since it looked for a free slot.
+            while await self._store.read(_slot_key(self._try_number, self._slot)) is not None:
+                self._slot += 1
         slot = _slot_key(self._try_number, self._slot)
         key = f"{slot}.{self._writer}.{self._sequence:06d}" if self._sequence else slot
         said = [one.model_dump(mode="json", exclude_defaults=True) | {"kind": one.kind} for one in entries]

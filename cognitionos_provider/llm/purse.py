@@ -118,8 +118,8 @@ class Claim:
 
     def queue(self) -> None:
         """Wait in each of its purses."""
-        for purse in self.purses:
-            purse.waiting[self] = None
+        for purse, limit in zip(self.purses, self.limits, strict=True):
+            purse.waiting[self] = limit - self.amount
 
     def pass_on(self) -> None:
         """Let the next one have its turn: this one has tried."""
@@ -153,7 +153,7 @@ class Purse:
     ``local``, this process' own reckoning; ``reserved`` is the sum of ``held``. ``epoch`` names the state in
     Redis that this process has last agreed with, and ``era`` the number of outages it had seen by then.
     ``settled`` is all that this process has ever settled, ``unsent`` the part that Redis was not told; ``changes``
-    counts what happened to ``held``.
+    counts what happened to ``held``. ``waiting`` says how much may be used for a claim to fit.
 
     Of the claims that wait and seem to fit, the one that came first is ``called``, in all its purses at once; it
     tries, and then the next one is called. One that fits passes a larger one that does not, so a large claim holds
@@ -172,7 +172,7 @@ class Purse:
     era: int = 0
     used: float = 0.0
     held: dict[str, Hold] = field(default_factory=dict)
-    waiting: dict[Claim, None] = field(default_factory=dict)
+    waiting: dict[Claim, int] = field(default_factory=dict)
     called: Claim | None = None
     loading: asyncio.Task[bool] | None = None
     # One step at a time in Redis: a state is not rebuilt while a step of this process is on its way there.
@@ -182,6 +182,13 @@ class Purse:
     def idle(self) -> bool:
         """Whether nothing would be lost with it."""
         return not (self.held or self.waiting or self.loading or self.turn.locked())
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether any claim that waits seems to fit here, and none has been called."""
+        if not self.waiting or self.called is not None:
+            return False
+        return self.spent + self.reserved + self.others <= max(self.waiting.values())
 
     def begin_local(self, spent: int) -> None:
         """Reckon alone from here on."""
@@ -216,12 +223,17 @@ class Purse:
 
 def wake(purses: Sequence[Purse]) -> None:
     """Call the first of the claims that wait there and seem to fit, and each that has become hopeless."""
-    queues = [purse.waiting for purse in purses]
-    claims = queues[0] if len(queues) == 1 else dict.fromkeys(merge(*queues, key=attrgetter("number")))
-    for claim in claims:
-        if claim.hopeless_at() is not None:
-            claim.turn.set()
-        elif not claim.trying and claim.may_go and claim.lacking_at() is None:
+    for purse in purses:
+        if purse.waiting and purse.spent > min(purse.waiting.values()):
+            for claim, most in purse.waiting.items():
+                if purse.spent > most:
+                    claim.turn.set()
+    # Most of the time it is seen at a glance that nobody fits: a queue may be long.
+    queues = [purse.waiting for purse in purses if purse.may_serve]
+    for claim in dict.fromkeys(merge(*queues, key=attrgetter("number"))):
+        if not claim.trying and claim.may_go and claim.lacking_at() is None:
             for purse in claim.purses:
                 purse.called = claim
             claim.turn.set()
+            if all(purse.called for purse in purses):
+                break

@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import SecretStr
 
-from cognitionos_provider.exceptions import ConfigurationError, DeadlineExceededError
+from cognitionos_provider.exceptions import ConfigurationError, DeadlineExceededError, UnknownModelError
 from cognitionos_provider.llm.attempt import Desk, OnAsking, OnAttempt, Tellers
 from cognitionos_provider.llm.breaker import Breakers, BreakerSettings
 from cognitionos_provider.llm.budget import Budget, Budgets
@@ -79,8 +79,10 @@ class LLMRouter:
             breakers=Breakers(breaker or BreakerSettings(), shared=shared, clock=clock),
             gates=Gates(shared=shared, clock=clock, default_in_flight=max_connections),
             budgets=Budgets(shared=shared, clock=clock),
-            cache=ResponseCache(shared=shared, clock=clock),
+            # At most 128 MiB in this process.
+            cache=ResponseCache(shared=shared, clock=clock, max_entries=500, max_bytes=1 << 18),
             prices=prices or {},
+            sending=set(),
             attempt_seconds=timeout_seconds,
             tries=tries_per_model,
             clock=clock,
@@ -99,6 +101,11 @@ class LLMRouter:
     def configured(self) -> tuple[str, ...]:
         """The names of the connections that have a key."""
         return tuple(each.name for each in self.connections if each.api_key is not None)
+
+    @property
+    def in_flight(self) -> frozenset[str]:
+        """The ids of the calls that are under way, from the reservation of their money to its settlement."""
+        return frozenset(self._desk.sending)
 
     async def warm_up(self) -> None:
         """Load the SDKs and build the clients in a thread, once; ``generate`` does it by itself if need be.
@@ -158,6 +165,10 @@ class LLMRouter:
             try:
                 async with asyncio.timeout(request.timeout_seconds):
                     await self._connect(names)
+            except UnknownModelError:
+                # Names come from definitions: those that nobody serves must not pile up.
+                self._forget(names)
+                raise
             except TimeoutError:
                 raise DeadlineExceededError(
                     f"No model answered within {request.timeout_seconds:.6g} s: the providers' SDKs were "
@@ -172,6 +183,13 @@ class LLMRouter:
             if candidate.connection not in self._clients:
                 made = Connection(name=candidate.connection, provider=candidate.provider)
                 self._clients[candidate.connection] = Client(made, self._max_connections)
+
+    def _forget(self, names: Sequence[str]) -> None:
+        configured = {each.name for each in self.connections}
+        for name in names:
+            if name not in configured and name not in self._ready:
+                self._clients.pop(name, None)
+                self._connecting.pop(name, None)
 
     async def health_check_all(self) -> dict[str, ProviderHealth]:
         """Make a real, free call (list models) over each connection that has a key, all at once, within 5 s."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
         trace_context(run.trace_id),
         structlog.contextvars.bound_contextvars(execution_id=run.execution_id),
     ):
-        edge = _WorkerEdge(ti, context["task_state_store"])
+        cleared = bool(getattr(context["dag_run"], "clear_number", 0))
+        edge = _WorkerEdge(ti, context["task_state_store"], cleared=cleared)
         step = StepSpec.model_validate_json(spec)
         try:
             return await run_step(step, run, edge, passes=passes)
@@ -61,8 +63,9 @@ async def run_on_worker(spec: str, context: Context, *, passes: int | None) -> O
 class _WorkerEdge:
     """The task's own (synchronous) API, and a router for this one step."""
 
-    def __init__(self, ti: Any, state_store: Any) -> None:
+    def __init__(self, ti: Any, state_store: Any, *, cleared: bool) -> None:
         self._ti = ti
+        self._cleared = cleared
         self._state_store = state_store
         self._hook = LLMHook()
 
@@ -93,14 +96,15 @@ class _WorkerEdge:
     async def write(self, key: str, text: str) -> None:
         await asyncio.to_thread(self._state_store.set, key, text, retention=NEVER_EXPIRE)
 
-    async def spent_by_others(self) -> Decimal:
+    async def spent_by_others(self, reserved: Collection[str], agent_id: str | None = None) -> Decimal:
+        # What others have in flight, and which agent they had, can't be told from here.
         states = await asyncio.to_thread(
             self._ti.get_task_states, dag_id=self._ti.dag_id, run_ids=[self._ti.run_id]
         )
         others = [
             task_id
             for task_id, state in states.get(self._ti.run_id, {}).items()
-            if task_id != self._ti.task_id and state not in (None, "scheduled", "queued")
+            if task_id != self._ti.task_id and (self._cleared or state not in (None, "scheduled", "queued"))
         ]
         # One after the other: a worker's channel to Airflow takes one question at a time.
         return sum([await self._spent_by(task_id) for task_id in others], Decimal(0))

@@ -10,8 +10,11 @@ from __future__ import annotations
 __all__ = ["begun_tasks"]
 
 
-async def begun_tasks(dag_id: str, run_id: str) -> list[str]:
-    """Return the tasks of a run that have begun, so that they may have spent something."""
+async def begun_tasks(dag_id: str, run_id: str, *, cleared: bool) -> list[str]:
+    """Return the tasks of a run that have begun, so that they may have spent something.
+
+    Of a run of which something was ``cleared``, all: a task that was cleared looks as if it had never begun.
+    """
     from airflow.sdk.execution_time.comms import GetTaskStates, TaskStatesResult
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
@@ -19,4 +22,6 @@ async def begun_tasks(dag_id: str, run_id: str) -> list[str]:
     if not isinstance(answer, TaskStatesResult):
         raise RuntimeError(f"Airflow did not tell the states of the tasks of {run_id}: {answer!r}")
     states = answer.task_states.get(run_id, {})
-    return sorted(task_id for task_id, state in states.items() if state not in (None, "scheduled", "queued"))
+    return sorted(
+        task_id for task_id, state in states.items() if cleared or state not in (None, "scheduled", "queued")
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from decimal import Decimal
 from typing import Any
 
@@ -20,7 +20,7 @@ from pydantic import JsonValue
 
 from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm import LLMRouter
-from cognitionos_provider.llm.journal import load_history
+from cognitionos_provider.llm.journal import History, load_history
 from cognitionos_provider.observability import set_trace_id
 from cognitionos_provider.output import OUTPUT_KEY, decode_output, encode_output
 from cognitionos_provider.run import RunContext
@@ -64,7 +64,8 @@ class LLMStepTrigger(BaseTrigger):
         run = RunContext.of(ti.dag_id, ti.run_id, context["dag_run"].conf, context["params"])
         set_trace_id(run.trace_id)
         structlog.contextvars.bind_contextvars(execution_id=run.execution_id)
-        outcome = await run_step(spec, run, _TriggerEdge(ti))
+        cleared = bool(getattr(context["dag_run"], "clear_number", 0))
+        outcome = await run_step(spec, run, _TriggerEdge(ti, cleared=cleared))
         if outcome.state == "success":
             # Airflow commits the keys of an event one by one, the first together with the task's end: so one key.
             # In a thread: the output of a fan-out may be large.
@@ -80,8 +81,9 @@ class _TriggerEdge:
     the facade reads them there, and an object store would be waited for on the event loop.
     """
 
-    def __init__(self, ti: Any) -> None:
+    def __init__(self, ti: Any, *, cleared: bool) -> None:
         self._ti = ti
+        self._cleared = cleared
 
     @property
     def try_number(self) -> int:
@@ -107,19 +109,21 @@ class _TriggerEdge:
             map_index=-1,
         )
 
-    async def spent_by_others(self) -> Decimal:
-        begun = await begun_tasks(self._ti.dag_id, self._ti.run_id)
-        spent = await asyncio.gather(
-            *(self._spent_by(task_id) for task_id in begun if task_id != self._ti.task_id)
+    async def spent_by_others(self, reserved: Collection[str], agent_id: str | None = None) -> Decimal:
+        begun = await begun_tasks(self._ti.dag_id, self._ti.run_id, cleared=self._cleared)
+        histories = await asyncio.gather(
+            *(self._journal_of(task_id) for task_id in begun if task_id != self._ti.task_id)
         )
-        return sum(spent, Decimal(0))
+        return sum(
+            (each.spent(reserved) for each in histories if agent_id in (None, each.agent_id)), Decimal(0)
+        )
 
-    async def _spent_by(self, task_id: str) -> Decimal:
+    async def _journal_of(self, task_id: str) -> History:
         async def read(key: str) -> str | None:
             stored = await self._get(task_id, key)
             return stored if isinstance(stored, str) else None
 
-        return (await load_history(read)).spent()
+        return await load_history(read)
 
     async def _get(self, task_id: str, key: str) -> Any:
         return await BaseXCom.aget_one(

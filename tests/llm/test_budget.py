@@ -109,19 +109,28 @@ async def test_who_came_first_is_served_first_and_a_smaller_call_may_pass_a_larg
 async def test_a_newcomer_does_not_take_what_was_freed_for_one_that_waits() -> None:
     budgets, budget = Budgets(), run("1")
     first = await reserve(budgets, budget, "1")
-    served: list[str] = []
-
-    async def call(name: str) -> None:
-        await reserve(budgets, budget, "1", seconds=60)
-        served.append(name)
-
-    one = asyncio.create_task(call("waits"))
+    call = asyncio.create_task(reserve(budgets, budget, "0.5", seconds=60))
     await until(lambda: waiting(budgets, budget))
     await first.settle(NONE)
-    other = asyncio.create_task(call("newcomer"))
-    await one
-    assert served == ["waits"]
-    other.cancel()
+    # The one that waits has not even run yet.
+    assert "has no room now: $0.00 is spent, and" in await refused(budgets, budget, "0.7")
+    await call
+
+
+async def test_a_call_that_waits_for_the_ledger_holds_up_nobody() -> None:
+    budgets, ledger = Budgets(), Ledger()
+    free, unknown = run("1", key="free"), run("1", ledger, key="unknown")
+    first = await reserve(budgets, free, "1")
+    ledger.open.clear()
+    stuck = asyncio.create_task(reserve(budgets, [free, unknown], "1", seconds=60))
+    await until(lambda: ledger.asked)
+    call = asyncio.create_task(reserve(budgets, free, "1", seconds=60))
+    await until(lambda: waiting(budgets, free) == 2)
+    await first.settle(NONE)
+    async with asyncio.timeout(10):
+        await (await call).settle(NONE)
+    ledger.open.set()
+    await stuck
 
 
 async def test_calls_that_wait_for_several_budgets_do_not_block_each_other() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import re
 import signal
@@ -117,6 +116,14 @@ async def test_several_budgets_are_reserved_from_in_one_step(shop: Shop) -> None
     # Only one of the two is known to Redis.
     shop.redis.delete(f"{shop.prefix}budget/agent/{{7}}/x")
     await (await reserve(other, [whole, part], "0.3")).settle(NONE)
+
+
+async def test_calls_that_name_the_same_budgets_in_another_order_do_not_block_each_other(shop: Shop) -> None:
+    budgets, a, b = shop.process(), run("1", key="a{7}"), run("1", key="b{7}")
+    async with asyncio.timeout(10):
+        await asyncio.gather(
+            *(reserve(budgets, [a, b] if number % 2 else [b, a], "0.1") for number in range(10))
+        )
 
 
 async def test_a_state_is_one_key_that_expires_a_week_after_its_last_use(shop: Shop) -> None:
@@ -260,39 +267,26 @@ async def test_a_call_that_settles_after_its_time_is_counted_right(
     await left_is(budgets, budget, "0.2")
 
 
-async def test_a_waiting_call_goes_on_as_soon_as_another_of_its_process_ends(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
+async def test_a_call_that_settles_after_its_time_and_after_the_state_was_built_anew_is_counted_right(
+    shop: Shop, at: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget_module, "pause", lambda: 60.0)
-    budgets, budget = shop.process(), run("1")
-    running = [await reserve(budgets, budget, "0.5") for _ in range(2)]
-    calls = [asyncio.create_task(reserve(budgets, budget, "0.5", seconds=60)) for _ in range(4)]
-    await until(lambda: waiting(budgets, budget) == 4)
-    async with asyncio.timeout(10):
-        for number, call in enumerate(calls):
-            await running[number].settle(NONE)
-            running.append(await call)
-
-
-async def test_many_waiting_calls_ask_redis_no_more_often_than_one(shop: Shop) -> None:
-    holder, budgets, budget = shop.process(), shop.process(), run("1")
-    state, steps = shop.states[-1], []
-    step = state.run
-
-    async def counted(*given: Any) -> Any:
-        steps.append(time.monotonic())
-        return await step(*given)
-
-    state.run = counted  # type: ignore[method-assign]
-    held = await reserve(holder, budget, "1")
-    calls = [asyncio.create_task(reserve(budgets, budget, "0.01", seconds=60)) for _ in range(100)]
-    # Each has asked once, and the first of them again.
-    await until(lambda: len(steps) > 106)
-    assert waiting(budgets, budget) == 100
-    assert all(later - earlier >= 0.05 for earlier, later in itertools.pairwise(steps[103:]))
-    await held.settle(NONE)
-    async with asyncio.timeout(10):
-        await asyncio.gather(*calls)
+    slow, far, budget = shop.process(), shop.far_process(timeout=0.5), run("1")
+    monkeypatch.setattr(budget_module, "_GRACE_SECONDS", 0.0)
+    late = await reserve(slow, budget, "0.4", hold=0.5)
+    await left_is(far, budget, "0.6")
+    shop.wire.turn("refuse")
+    await left_is(far, budget, "1")
+    shop.wire.turn("up")
+    await at.sleep(5)
+    await left_is(far, budget, "0.6")
+    # What is feared to be spent goes on being reserved while the only one to know has not settled it.
+    shop.redis.hset(f"{shop.prefix}budget/{budget.key}", "due", 1)
+    while shop.number("reserved"):
+        shop.redis.hset(f"{shop.prefix}budget/{budget.key}", "due", 1)
+        await (await reserve(far, budget, "0")).settle(NONE)
+    assert (shop.number("spent"), shop.number("lost")) == (400_000, 400_000)
+    await late.settle(Decimal("0.3"))
+    assert (shop.number("spent"), shop.number("lost"), shop.number("reserved")) == (300_000, 0, 0)
 
 
 async def test_a_call_that_is_cancelled_on_its_way_to_redis_leaves_nothing_there(shop: Shop) -> None:
