@@ -1,5 +1,9 @@
 """What a run is given."""
 
+from decimal import Decimal
+
+import pytest
+
 from cognitionos_provider.run import RESERVED_KEY, RunContext, execution_id_of, make_conf
 
 
@@ -31,3 +35,22 @@ def test_a_reserved_key_of_another_shape_is_no_input_and_harms_nothing():
     run = RunContext.of("d", "r", {RESERVED_KEY: "boo", "x": 1})
     assert run.inputs == {"x": 1}
     assert run.execution_id == execution_id_of("d", "r")
+
+
+@pytest.mark.parametrize(
+    ("told", "budget"),
+    [
+        ("0.5", Decimal("0.5")),
+        (1, Decimal(1)),
+        ("0.1234567", Decimal("0.123456")),
+        ("1e30000000", None),
+        ("1e-10000000", Decimal(0)),
+        ("NaN", None),
+        ("-1", None),
+        ({"a": 1}, None),
+        (None, None),
+    ],
+)
+def test_a_budget_that_anybody_may_have_written_is_an_amount_or_none(told, budget):
+    conf = {RESERVED_KEY: {"budget_usd": told}}
+    assert RunContext.of("d", "r", conf).budget_usd == budget

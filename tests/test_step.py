@@ -452,3 +452,58 @@ async def test_a_journal_whose_first_write_fails_is_written_again(sim, router):
     assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
     assert edge.failed
     assert [attempt.outcome for attempt in edge.attempts] == ["ok"]
+
+
+async def test_when_the_time_is_up_the_items_that_are_done_are_kept_and_no_other_is_begun(sim, router):
+    await router.warm_up()
+    sim.configure({"latency": 0.15})
+    step = {
+        "for_each": "inputs.list",
+        "llm": {"prompt": "item {{ item }}"},
+        "on_item_error": "keep",
+        "max_concurrency": 2,
+        "timeout_seconds": 0.5,
+    }
+    edge = Edge(router)
+    outcome = await run_step(spec_of(step), run_of(list=list(range(300))), edge)
+    assert outcome.state == "success"
+    answered = [item for item in outcome.output if isinstance(item, str)]
+    assert 2 <= len(answered) <= 8
+    assert "The time was up" in outcome.output[-1]["error"]
+    assert len(sim.calls()) <= len(answered) + 2
+    assert len(edge.attempts) <= len(answered) + 2
+
+
+async def test_a_journal_that_hangs_does_not_keep_the_step_for_ever(sim, router, monkeypatch):
+    class Hanging(Edge):
+        async def write(self, key, text):
+            await asyncio.Event().wait()
+
+    await router.warm_up()
+    monkeypatch.setattr("cognitionos_provider.step._LAST_WRITE_SECONDS", 0.2)
+    began = asyncio.get_running_loop().time()
+    outcome = await run_step(spec_of({"timeout_seconds": 0.3}), run_of(), Hanging(router))
+    assert outcome.state == "failed"
+    assert asyncio.get_running_loop().time() - began < 2
+    assert sim.calls() == []
+
+
+async def test_a_journal_that_is_away_for_a_while_costs_no_more_than_that_while(sim, router):
+    class Away(Edge):
+        until = 0.0
+
+        async def write(self, key, text):
+            self.until = self.until or asyncio.get_running_loop().time() + 1.2
+            if asyncio.get_running_loop().time() < self.until:
+                raise ConnectionError("the database is away")
+            await super().write(key, text)
+
+    edge = Away(router)
+    assert (await run_step(spec_of({}), run_of(), edge)).state == "success"
+    assert len(sim.calls()) == 1
+
+
+async def test_an_answer_that_was_cut_off_is_told_in_the_log(sim, router):
+    edge = Edge(router)
+    assert (await run_step(spec_of({"llm": {"max_tokens": 1}}), run_of(), edge)).state == "success"
+    assert any("cut off at max_tokens" in line for _, line in edge.lines)

@@ -20,7 +20,9 @@ def test_the_table_of_the_policy_is_the_code_s_in_its_order() -> None:
 
 def test_its_example_runs() -> None:
     (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    compile(f"async def example():\n{re.sub('^', '    ', example, flags=re.MULTILINE)}", "docs/llm.md", "exec")
+    compile(
+        f"async def example():\n{re.sub('^', '    ', example, flags=re.MULTILINE)}", "docs/llm.md", "exec"
+    )
     made: dict[str, object] = {}
     exec(example[: example.index("async with")], made)  # noqa: S102 - our own text
     assert made["connections"]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cognitionos_provider.llm import Attempt, Journal
+from cognitionos_provider.llm import journal as journal_module
 from cognitionos_provider.llm.journal import Answer, Intent, load_history, read_history
 
 
@@ -195,3 +196,42 @@ def test_amounts_come_back_to_the_cent() -> None:
     paid = attempt("c1", cost_usd=Decimal("0.000123456789"))
     text = json.dumps({"entries": [{"kind": "attempt", "attempt": json.loads(paid.model_dump_json())}]})
     assert read_history([text]).attempts() == [paid]
+
+
+async def test_a_process_that_waited_before_its_first_call_does_not_take_the_place_of_the_one_that_took_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(journal_module, "_FRESH_SECONDS", 0.0)
+    kept = Kept()
+    waiting = await opened(kept)
+    other = await opened(kept)
+    await other.intend(intent("c1"))
+    await other.answered(answer("c1", "newer"))
+    await waiting.intend(intent("c2"))
+    found = (await opened(kept, 2)).replay(None, "r")
+    assert found is not None
+    assert found.content == "newer"
+    assert sorted(kept.history().open) == ["c2"]
+
+
+async def test_a_try_that_replays_all_leaves_no_gap_for_those_who_read_the_journal() -> None:
+    kept = Kept()
+    first = await opened(kept)
+    await first.answered(answer("c1", cost_usd="0.1"))
+    for try_number in (2, 3, 4):
+        again = await opened(kept, try_number)
+        again.replayed += 1
+        await again.finish(None)
+    last = await opened(kept, 5)
+    await last.answered(answer("c2", cost_usd="0.2"))
+    assert (await load_history(kept.read)).spent() == Decimal("0.3")
+
+
+async def test_what_is_reserved_is_not_counted_twice() -> None:
+    kept = Kept()
+    journal = await opened(kept)
+    await journal.intend(intent("c1", max_cost_usd=Decimal("0.25")))
+    assert journal.history.spent() == Decimal("0.25")
+    assert journal.history.spent({"c1"}) == 0
+    await journal.answered(answer("c1", cost_usd="0.1"))
+    assert journal.history.spent({"c1"}) == Decimal("0.1")

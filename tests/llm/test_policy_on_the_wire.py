@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any, get_args
 
 import pytest
+from pydantic import SecretStr
 
 from cognitionos_provider.exceptions import LLMError, RequestRejectedError
-from cognitionos_provider.llm import POLICY, Action, LLMRequest, LLMRouter
+from cognitionos_provider.llm import POLICY, Action, Connection, Limits, LLMRequest, LLMRouter
 from cognitionos_provider.llm.breaker import BreakerSettings
 from cognitionos_provider.llm.policy import Fault
 from cognitionos_provider.simulator import SimulatorServer
@@ -163,3 +165,57 @@ async def test_with_several_errors_each_waits_for_its_own_retry_after(
     response = await router.generate(ask(*MODELS[provider], timeout_seconds=60))
     assert response.provider == provider
     assert at.slept == [7, 2]
+
+
+@PROVIDERS
+async def test_one_header_does_not_shut_a_model_off_for_longer_than_an_hour(
+    make_router: MakeRouter, sim: SimulatorServer, at: Any, ask: Ask, provider: str
+) -> None:
+    sim.configure({"match": {"provider": provider}, "status": 429, "retry_after": 31_536_000, "times": 1})
+    router = make_router(breaker=BreakerSettings(consecutive=1))
+    response = await router.generate(ask(*MODELS[provider]))
+    assert response.attempts[0].retry_after == 31_536_000
+    await at.sleep(3_601)
+    assert (await router.generate(ask(*MODELS[provider]))).provider == provider
+
+
+@PROVIDERS
+async def test_a_probe_that_gets_no_answer_leaves_the_breaker_open(
+    make_router: MakeRouter, sim: SimulatorServer, at: Any, ask: Ask, provider: str
+) -> None:
+    sim.configure(
+        {"match": {"provider": provider}, "status": 500, "times": 1},
+        {"match": {"provider": provider}, "latency": 30},
+    )
+    router = make_router(breaker=BreakerSettings(consecutive=1, cooldown_seconds=5), timeout_seconds=0.3)
+    sent = []
+    for _ in range(4):
+        before = len(sim.calls())
+        assert (await router.generate(ask(*MODELS[provider]))).provider != provider
+        sent.append(sum(call["provider"] == provider for call in sim.calls()[before:]))
+        await at.sleep(6)
+    # A call that opens it, a probe after 5 s, none for the 10 s after that, a probe.
+    assert sent == [1, 1, 0, 1]
+
+
+async def test_a_call_that_finds_no_room_at_one_model_is_put_to_the_next(
+    sim: SimulatorServer, ask: Ask
+) -> None:
+    sim.configure({"match": {"provider": "openai"}, "latency": 3})
+    limits = Limits(max_in_flight=1)
+    connections = [
+        Connection(
+            name="a", provider="openai", api_key=SecretStr("k"), base_url=sim.openai_base_url, limits=limits
+        ),
+        Connection(name="b", provider="anthropic", api_key=SecretStr("k"), base_url=sim.anthropic_base_url),
+    ]
+    async with LLMRouter(connections) as router:
+        await router.warm_up()
+        first = asyncio.create_task(router.generate(ask(*MODELS["openai"], timeout_seconds=10)))
+        await asyncio.to_thread(sim.wait_for, lambda stats: stats["calls"] == 1)
+        second = await router.generate(ask(*MODELS["openai"], timeout_seconds=1))
+        first.cancel()
+    assert [(attempt.outcome, attempt.error_class) for attempt in second.attempts] == [
+        ("skipped", "no_room"),
+        ("ok", None),
+    ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from services import redis_url
 
 from cognitionos_provider.exceptions import (
     AllModelsFailedError,
+    BudgetExceededError,
     ConfigurationError,
     LLMError,
     UnknownModelError,
 )
-from cognitionos_provider.llm import Connection, LLMRequest, LLMRouter, create_llm_router
+from cognitionos_provider.llm import Budget, Connection, LLMRequest, LLMRouter, Price, create_llm_router
 from cognitionos_provider.llm.provider import find_provider
 from cognitionos_provider.simulator import SimulatorServer
 
@@ -203,3 +205,44 @@ async def test_a_breaker_that_opened_for_a_wrong_key_does_not_hold_for_the_right
                 except LLMError as error:
                     attempts = error.attempts
             assert [attempt.outcome for attempt in attempts] == outcomes
+
+
+async def test_an_answer_whose_usage_is_not_told_costs_what_it_can_have_cost_under_a_budget(
+    sim: SimulatorServer, ask: Ask
+) -> None:
+    sim.configure({"usage": {"input_tokens": 0, "output_tokens": 0}})
+    price = Price.model_validate({"input": 30, "output": 60})
+    box = Connection(name="box", provider="local", base_url=sim.openai_base_url, prices={"m": price})
+    budget = Budget("execution/{1}", Decimal("0.2"), "the run's budget")
+    request = ask("local:m", max_tokens=1000)
+    async with LLMRouter([box]) as router:
+        answered = [await router.generate(request, budgets=[budget]) for _ in range(2)]
+        # At most $0.06 for the answer, and some for the input: a third call could exceed $0.20.
+        with pytest.raises(BudgetExceededError):
+            await router.generate(request, budgets=[budget])
+    assert all(each.attempts[0].max_cost_usd for each in answered)
+
+
+async def test_the_cache_does_not_answer_for_another_model_or_account(sim: SimulatorServer) -> None:
+    message = {"role": "user", "content": "Hello!"}
+    request = LLMRequest.model_validate({"messages": [message], "temperature": 0, "cache_ttl_seconds": 60})
+    with redis_url() as url:
+        for defaults, key, source in (
+            ("openai:gpt-4", "one", "provider"),
+            ("openai:gpt-4", "one", "cache"),
+            ("openai:gpt-4o", "one", "provider"),
+            ("openai:gpt-4", "two", "provider"),
+        ):
+            router = create_llm_router(
+                key, openai_base_url=sim.openai_base_url, redis_url=url, default_models=[defaults]
+            )
+            async with router:
+                assert (await router.generate(request)).source == source
+
+
+async def test_names_that_nobody_serves_do_not_pile_up(make_router: MakeRouter, ask: Ask) -> None:
+    router = make_router()
+    for number in range(20):
+        with pytest.raises(UnknownModelError):
+            await router.generate(ask(f"nobody{number}:x"))
+    assert len(router._clients) == len(router.connections)
