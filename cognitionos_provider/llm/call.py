@@ -191,7 +191,7 @@ class Call:
         """End the call because its time is up."""
         failures = self._failures()
         raise DeadlineExceededError(
-            f"No model answered within {self.request.timeout_seconds:.6g} s: {reason}"
+            f"No model answered within {round(self.request.timeout_seconds, 2):g} s: {reason}"
             + (f" (last failures: {failures})" if failures else ""),
             self.attempts,
         )
