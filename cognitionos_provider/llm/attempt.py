@@ -7,31 +7,29 @@ the answer is put on record before anything is done with it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import inspect
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic import JsonValue
 
 from cognitionos_provider.exceptions import BudgetExceededError
-from cognitionos_provider.llm.answer import flaw, parse_object, text_of
-from cognitionos_provider.llm.breaker import Admission, Breakers
-from cognitionos_provider.llm.budget import Budget, Budgets, Reservation
-from cognitionos_provider.llm.cache import ResponseCache
+from cognitionos_provider.llm.answer import flaw, text_of
+from cognitionos_provider.llm.breaker import Admission
+from cognitionos_provider.llm.budget import Reservation
 from cognitionos_provider.llm.chain import Candidate
 from cognitionos_provider.llm.client import Client, Wire
-from cognitionos_provider.llm.connection import Price
+from cognitionos_provider.llm.desk import Desk, Tellers
 from cognitionos_provider.llm.failure import Failure, read_failure
-from cognitionos_provider.llm.journal import Answer, Intent, Journal
-from cognitionos_provider.llm.limits import Gates, NoRoomError
+from cognitionos_provider.llm.journal import Intent
+from cognitionos_provider.llm.limits import NoRoomError
 from cognitionos_provider.llm.policy import rule_for
 from cognitionos_provider.llm.pricing import input_bound, price
+from cognitionos_provider.llm.record import FAREWELL_SECONDS, Record
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Usage
 
 if TYPE_CHECKING:
@@ -39,13 +37,8 @@ if TYPE_CHECKING:
 
     from cognitionos_provider.llm.call import Call
 
-__all__ = ["Desk", "OnAsking", "OnAttempt", "Sending", "Tellers"]
+__all__ = ["Sending"]
 
-OnAttempt = Callable[[Attempt], Awaitable[None] | None]
-OnAsking = Callable[[str, str], None]
-
-# How long a call whose caller has gone, or whose time is up, may take to put its end on record.
-_FAREWELL_SECONDS = 0.2
 # The most tokens of an answer under a budget, where the request names no number: without one, an answer has no
 # upper price.
 _BUDGETED_TOKENS = 4096
@@ -58,60 +51,6 @@ _LONGEST_QUEUE_SECONDS = 1.0
 _BESIDE_SENDING = 30.0
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Desk:
-    """What all calls of a router share. Times are seconds; ``chance`` gives random numbers from 0 to 1."""
-
-    clients: Mapping[str, Client]
-    breakers: Breakers
-    gates: Gates
-    budgets: Budgets
-    cache: ResponseCache
-    prices: Mapping[str, Price]
-    sending: set[str]
-    """The ids of the calls that are under way, whose money is reserved here."""
-    attempt_seconds: float
-    tries: int
-    clock: Callable[[], float]
-    sleep: Callable[[float], Awaitable[None]]
-    chance: Callable[[], float]
-
-    def key_of(self, candidate: Candidate) -> str:
-        """Return what breakers and limits know a candidate by."""
-        return f"{self.clients[candidate.connection].account}/{candidate.model}"
-
-    def price_of(self, candidate: Candidate) -> Price | None:
-        """Return the price that somebody has set for a model."""
-        own = self.clients[candidate.connection].connection.prices
-        return (
-            own.get(candidate.model)
-            or self.prices.get(f"{candidate.provider}:{candidate.model}")
-            or self.prices.get(candidate.model)
-        )
-
-
-@dataclass
-class Tellers:
-    """Who is told about one call, and by which money it is bounded. ``group`` is whose turn it is in a queue."""
-
-    journal: Journal | None = None
-    item: int | None = None
-    budgets: Sequence[Budget] = ()
-    group: str = ""
-    on_attempt: OnAttempt | None = None
-    on_asking: OnAsking | None = None
-
-
-class _Cached(BaseModel):
-    """An answer as the cache keeps it."""
-
-    provider: str
-    model: str
-    connection: str
-    content: str
-    finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +74,7 @@ class Sending:
     request: LLMRequest
     desk: Desk
     tellers: Tellers
-    hash: str
+    record: Record
     call: Call
 
     def __post_init__(self) -> None:
@@ -146,99 +85,6 @@ class Sending:
         self._limited = self.request
         if self._thrifty and self.request.max_tokens is None:
             self._limited = self.request.model_copy(update={"max_tokens": _BUDGETED_TOKENS})
-
-    # What is known already
-
-    async def known(self) -> LLMResponse | None:
-        """Return the answer that the journal of this run, or the cache, has."""
-        if (journal := self.tellers.journal) is not None:
-            found = journal.replay(self.tellers.item, self.hash)
-            if found is not None:
-                output, failure = await self._check(found.content)
-                if failure is not None:
-                    # Its process died before it could look at the answer.
-                    broken = {
-                        "outcome": "error",
-                        "error_class": failure.error_class,
-                        "message": failure.message,
-                    }
-                    journal.note(found.attempt.model_copy(update=broken))
-                else:
-                    journal.replayed += 1
-                    return self._response(
-                        found.attempt, found.content, found.finish_reason, output, source="journal"
-                    )
-        return await self._cached()
-
-    def _may_cache(self) -> bool:
-        return self.request.cache_ttl_seconds > 0 and self.request.temperature == 0
-
-    def _cache_key(self) -> str:
-        """What is asked, and whom: the models that "the default" means, and the accounts, are not in the request."""
-        asked = "\n".join([self.hash, *map(self.desk.key_of, self.call.chain)])
-        return hashlib.blake2b(asked.encode(), digest_size=16).hexdigest()
-
-    async def _cached(self) -> LLMResponse | None:
-        if not self._may_cache() or (stored := await self.desk.cache.get(self._cache_key())) is None:
-            return None
-        try:
-            kept = _Cached.model_validate_json(stored)
-        except ValidationError:
-            return None
-        attempt = Attempt(
-            provider=kept.provider,
-            model=kept.model,
-            connection=kept.connection,
-            call_id=uuid.uuid4().hex,
-            outcome="skipped",
-            error_class="cached",
-            message="answered from the cache; nothing was sent",
-        )
-        output, failure = await self._check(kept.content)
-        if failure is not None:
-            return None
-        self.call.attempts.append(attempt)
-        await self._journal_answer(attempt, kept.content, kept.finish_reason)
-        await self._tell(attempt)
-        return self._response(attempt, kept.content, kept.finish_reason, output, source="cache")
-
-    async def _check(self, content: str) -> tuple[JsonValue, Failure | None]:
-        """Hold an answer to the schema. It may take its time, but not more than there is."""
-        if self.request.output_schema is None:
-            return None, None
-        try:
-            async with asyncio.timeout(max(self.call.left, 0) + _FAREWELL_SECONDS):
-                output, problem = await asyncio.to_thread(parse_object, content, self.request.output_schema)
-        except TimeoutError:
-            return None, Failure("timeout", "the time was up while the answer was checked")
-        if problem is not None:
-            return None, Failure("schema", f"the answer breaks output_schema: {problem}")
-        return output, None
-
-    def _response(
-        self,
-        attempt: Attempt,
-        content: str,
-        finish_reason: str | None,
-        output: JsonValue,
-        *,
-        source: Literal["provider", "journal", "cache"] = "provider",
-    ) -> LLMResponse:
-        return LLMResponse(
-            content=content,
-            provider=attempt.provider,
-            model=attempt.model,
-            connection=attempt.connection,
-            usage=attempt.usage,
-            latency_ms=self._milliseconds_since(self.call.started),
-            cost_usd=attempt.cost_usd,
-            finish_reason=finish_reason,
-            output=output,
-            source=source,
-            attempts=self.call.attempts,
-        )
-
-    # Sending
 
     async def send(
         self, candidate: Candidate, client: Client, messages: list[Message]
@@ -339,7 +185,7 @@ class Sending:
                     f"A call to {candidate} may cost up to ${cost:.6f}, and max_cost_usd is ${most:.6f} "
                     "(nothing was sent): shorten its input, or lower max_tokens"
                 )
-            async with asyncio.timeout(max(self.call.left, 0) + _FAREWELL_SECONDS):
+            async with asyncio.timeout(max(self.call.left, 0) + FAREWELL_SECONDS):
                 return await self.desk.budgets.reserve(
                     self.tellers.budgets,
                     cost,
@@ -380,7 +226,9 @@ class Sending:
             failure = flaw(answer, content)
         except asyncio.CancelledError:
             gone = Failure("cancelled", "the call was cancelled")
-            await self._hurried(self.record(self._attempt(candidate, begun, gone, wire, bound), candidate))
+            await self._hurried(
+                self.record.add(self._attempt(candidate, begun, gone, wire, bound), candidate)
+            )
             raise
         except Exception as error:  # noqa: BLE001 - whatever an answer sets off, the next candidate is asked
             failure = read_failure(error, seconds=seconds, secrets=self._secrets())
@@ -388,16 +236,16 @@ class Sending:
         attempt = self._attempt(candidate, begun, failure, wire, bound, usage=usage, cost=cost)
         output: JsonValue = None
         if failure is None and answer is not None:
-            await self._journal_answer(attempt, content, answer.finish_reason)
-            output, failure = await self._check(content)
+            await self.record.answered(attempt, content, answer.finish_reason)
+            output, failure = await self.record.check(content)
             if failure is not None:
                 attempt = self._attempt(candidate, begun, failure, wire, bound, usage=usage, cost=cost)
-        await self.record(attempt, candidate)
+        await self.record.add(attempt, candidate)
         if failure is not None or answer is None:
             return _Result(attempt, seconds, None, content)
-        await self._keep(attempt, content, answer.finish_reason)
+        await self.record.keep(attempt, content, answer.finish_reason)
         return _Result(
-            attempt, seconds, self._response(attempt, content, answer.finish_reason, output), content
+            attempt, seconds, self.record.response(attempt, content, answer.finish_reason, output), content
         )
 
     async def _intend(self, candidate: Candidate, call_id: str, bound: Decimal | None) -> None:
@@ -407,7 +255,7 @@ class Sending:
         intent = Intent(
             call_id=call_id,
             item=self.tellers.item,
-            request=self.hash,
+            request=self.record.hash,
             connection=candidate.connection,
             provider=candidate.provider,
             model=candidate.model,
@@ -425,7 +273,7 @@ class Sending:
             reason = (
                 f"the call could not be put on record ({type(error).__name__}: {error}); nothing was sent"
             )
-            await self.record(self._unsent(candidate, call_id, reason), candidate)
+            await self.record.add(self._unsent(candidate, call_id, reason), candidate)
             if isinstance(error, TimeoutError):
                 self.call.expire(reason)
             self.call.give_up(f"{candidate} was not asked: {reason}")
@@ -464,7 +312,7 @@ class Sending:
             outcome="ok" if failure is None else "error",
             error_class=failure.error_class if failure else None,
             http_status=failure.http_status if failure else None,
-            latency_ms=self._milliseconds_since(begun),
+            latency_ms=self.desk.milliseconds_since(begun),
             usage=usage,
             cost_usd=cost,
             retry_after=failure.retry_after if failure else None,
@@ -520,70 +368,16 @@ class Sending:
         )
         self.call.not_before(candidate, max(attempt.retry_after or 0.0, closed_for))
 
-    # The record
-
-    async def record(self, attempt: Attempt, candidate: Candidate) -> None:
-        """Put an attempt on record. One that brought an answer is in the journal already."""
-        self.call.attempts.append(attempt)
-        self.call.last[candidate] = attempt
-        if self.tellers.journal is not None and attempt.outcome != "ok":
-            self.tellers.journal.note(attempt)
-        await self._tell(attempt)
-
-    async def _tell(self, attempt: Attempt) -> None:
-        if self.tellers.on_attempt is None:
-            return
-        try:
-            told = self.tellers.on_attempt(attempt)
-            if inspect.isawaitable(told):
-                await told
-        except Exception:  # noqa: BLE001 - an answer that was paid for is worth more than a line about it
-            _log.exception("on_attempt failed for %s:%s", attempt.provider, attempt.model)
-
-    async def _journal_answer(self, attempt: Attempt, content: str, finish_reason: str | None) -> None:
-        journal = self.tellers.journal
-        if journal is None:
-            return
-        answer = Answer(
-            item=self.tellers.item,
-            request=self.hash,
-            attempt=attempt,
-            content=content,
-            finish_reason=finish_reason,
-            at=journal.wall_clock(),
-        )
-        try:
-            async with asyncio.timeout(max(self.call.left, 0) + _FAREWELL_SECONDS):
-                await journal.answered(answer)
-        except Exception as error:  # noqa: BLE001 - its intent is on record, so that the ledger knows of the money
-            _log.error("An answer of %s could not be put on record: %r", attempt.model, error)
-
-    async def _keep(self, attempt: Attempt, content: str, finish_reason: str | None) -> None:
-        """Keep an answer for other runs, where that is asked for; not one that was cut off."""
-        if not self._may_cache() or finish_reason == "length":
-            return
-        kept = _Cached(
-            provider=attempt.provider,
-            model=attempt.model,
-            connection=attempt.connection or attempt.provider,
-            content=content,
-            finish_reason=finish_reason,
-        )
-        await self.desk.cache.put(self._cache_key(), kept.model_dump_json(), self.request.cache_ttl_seconds)
-
     async def _hurried(self, work: Awaitable[object]) -> None:
         """Do something in spite of a caller that has gone, if it does not take long."""
         try:
-            async with asyncio.timeout(_FAREWELL_SECONDS):
+            async with asyncio.timeout(FAREWELL_SECONDS):
                 await work
         except Exception:  # noqa: BLE001 - what sets this off matters more
             _log.debug("what was to be told at the end of a call took too long", exc_info=True)
 
     def _secrets(self) -> list[str]:
         return [each.secret for each in self.desk.clients.values() if each.secret]
-
-    def _milliseconds_since(self, begun: float) -> int:
-        return round((self.desk.clock() - begun) * 1000)
 
 
 def _spent(result: _Result | None, bound: Decimal | None, wire: Wire) -> Decimal:

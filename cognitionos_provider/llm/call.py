@@ -18,9 +18,11 @@ from cognitionos_provider.exceptions import (
     LLMError,
     RequestRejectedError,
 )
-from cognitionos_provider.llm.attempt import Desk, Sending, Tellers
+from cognitionos_provider.llm.attempt import Sending
 from cognitionos_provider.llm.chain import Candidate
+from cognitionos_provider.llm.desk import Desk, Tellers
 from cognitionos_provider.llm.policy import Action, action_for, backoff, wait_before_pass
+from cognitionos_provider.llm.record import Record
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
 
 __all__ = ["Call", "request_hash"]
@@ -62,8 +64,9 @@ class Call:
 
     async def run(self) -> LLMResponse:
         """Ask until a model answers, none is worth asking again, or the time is up."""
-        self.sending = Sending(self.request, self.desk, self.tellers, request_hash(self.request), self)
-        if (found := await self.sending.known()) is not None:
+        self.record = Record(self.request, self.desk, self.tellers, request_hash(self.request), self)
+        self.sending = Sending(self.request, self.desk, self.tellers, self.record, self)
+        if (found := await self.record.known()) is not None:
             return found
         retry = self.request.retry or _ONE_PASS
         chain = self.chain
@@ -167,7 +170,7 @@ class Call:
         before = self.last.get(candidate)
         if before is not None and (before.outcome, before.error_class) == ("skipped", error_class):
             return
-        await self.sending.record(
+        await self.record.add(
             Attempt(
                 provider=candidate.provider,
                 model=candidate.model,

@@ -12,7 +12,6 @@ from typing import Self
 from pydantic import SecretStr
 
 from cognitionos_provider.exceptions import ConfigurationError, DeadlineExceededError, UnknownModelError
-from cognitionos_provider.llm.attempt import Desk, OnAsking, OnAttempt, Tellers
 from cognitionos_provider.llm.breaker import Breakers, BreakerSettings
 from cognitionos_provider.llm.budget import Budget, Budgets
 from cognitionos_provider.llm.cache import ResponseCache
@@ -20,6 +19,7 @@ from cognitionos_provider.llm.call import Call
 from cognitionos_provider.llm.chain import DEFAULT_MODELS, Candidate, chain_of, split_name
 from cognitionos_provider.llm.client import Client
 from cognitionos_provider.llm.connection import Connection, Price
+from cognitionos_provider.llm.desk import Desk, OnAsking, OnAttempt, Tellers
 from cognitionos_provider.llm.health import ProviderHealth, check, unreachable
 from cognitionos_provider.llm.journal import Journal
 from cognitionos_provider.llm.limits import Gates

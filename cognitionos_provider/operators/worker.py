@@ -74,15 +74,7 @@ class _WorkerEdge:
         return int(self._ti.try_number)
 
     async def output_of(self, step_id: str) -> JsonValue:
-        stored = await asyncio.to_thread(
-            BaseXCom.get_one,
-            key=OUTPUT_KEY,
-            dag_id=self._ti.dag_id,
-            run_id=self._ti.run_id,
-            task_id=step_id,
-            map_index=-1,
-        )
-        return decode_output(stored)
+        return decode_output(await self._xcom(step_id, OUTPUT_KEY))
 
     async def router(self) -> LLMRouter:
         return await self._hook.aget_router()
@@ -110,15 +102,12 @@ class _WorkerEdge:
         return sum([await self._spent_by(task_id) for task_id in others], Decimal(0))
 
     async def _spent_by(self, task_id: str) -> Decimal:
-        stored = await asyncio.to_thread(
-            BaseXCom.get_one,
-            key=SPENT_KEY,
-            dag_id=self._ti.dag_id,
-            run_id=self._ti.run_id,
-            task_id=task_id,
-            map_index=-1,
-        )
+        stored = await self._xcom(task_id, SPENT_KEY)
         return Decimal(stored) if isinstance(stored, str) else Decimal(0)
+
+    async def _xcom(self, task_id: str, key: str) -> Any:
+        where = {"dag_id": self._ti.dag_id, "run_id": self._ti.run_id, "task_id": task_id, "map_index": -1}
+        return await asyncio.to_thread(BaseXCom.get_one, key=key, **where)
 
     async def tell_spent(self) -> None:
         """Leave what this step has spent where other steps of the run can read it: not so the state store."""
