@@ -14,15 +14,26 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
-__all__ = ["RESERVED_KEY", "RunContext", "execution_id_of", "make_conf"]
+__all__ = ["RESERVED_KEY", "RunContext", "begun_steps", "execution_id_of", "make_conf"]
 
 RESERVED_KEY = "__cognitionos__"
 """The key of a run's conf that is not an input."""
+
+# airflow/utils/state.py, TaskInstanceState
+_NOT_BEGUN = (None, "scheduled", "queued")
 
 _MOST_DOLLARS = Decimal(999_999_999)
 _LEAST_DOLLARS = Decimal("0.000001")
 
 _NAMESPACE = uuid.UUID("6ba7b811-9dad-11d1-80b4-00c04fd430c8")  # RFC 9562, appendix: URLs
+
+
+def begun_steps(states: Mapping[str, str | None], *, cleared: bool) -> list[str]:
+    """Return the steps that have begun, so that they may have spent something, by the states of their tasks.
+
+    Of a run of which something was ``cleared``, all: a task that was cleared looks as if it had never begun.
+    """
+    return sorted(step for step, state in states.items() if cleared or state not in _NOT_BEGUN)
 
 
 def execution_id_of(dag_id: str, run_id: str) -> str:

@@ -269,6 +269,9 @@ class _StepRun:
             raise DefinitionError(
                 [(("for_each",), f"the list has {len(items)} items, and max_items is {self.step.max_items}")]
             )
+        if items:
+            # Before the items ask for it, all at once.
+            await self.router()
         late = DeadlineExceededError(f"The time was up after {self.step.timeout_seconds:g} s")
         results: list[tuple[JsonValue, Exception | None]] = [({"error": str(late)}, late)] * len(items)
         waiting = iter(enumerate(items))

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -82,3 +82,20 @@ class Proxy:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+Share = Callable[..., Counted]
+
+
+@asynccontextmanager
+async def sharers(redis: str) -> AsyncIterator[Share]:
+    """Make what different processes would have: each its own connections to one Redis."""
+    async with AsyncExitStack() as stack:
+
+        def make(url: str = redis, **changes: float) -> Counted:
+            shared = Counted(url, **changes)
+            shared.connect()
+            stack.push_async_callback(shared.aclose)
+            return shared
+
+        yield make

@@ -17,7 +17,7 @@ from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.llm.journal import load_history
 from cognitionos_provider.observability import trace_context
 from cognitionos_provider.output import OUTPUT_KEY, SPENT_KEY, decode_output, encode_output
-from cognitionos_provider.run import RunContext
+from cognitionos_provider.run import RunContext, begun_steps
 from cognitionos_provider.step import Outcome, StepSpec, run_step
 
 if TYPE_CHECKING:
@@ -93,11 +93,8 @@ class _WorkerEdge:
         states = await asyncio.to_thread(
             self._ti.get_task_states, dag_id=self._ti.dag_id, run_ids=[self._ti.run_id]
         )
-        others = [
-            task_id
-            for task_id, state in states.get(self._ti.run_id, {}).items()
-            if task_id != self._ti.task_id and (self._cleared or state not in (None, "scheduled", "queued"))
-        ]
+        begun = begun_steps(states.get(self._ti.run_id, {}), cleared=self._cleared)
+        others = [task_id for task_id in begun if task_id != self._ti.task_id]
         # One after the other: a worker's channel to Airflow takes one question at a time.
         return sum([await self._spent_by(task_id) for task_id in others], Decimal(0))
 

@@ -23,9 +23,9 @@ from cognitionos_provider.llm import LLMRouter
 from cognitionos_provider.llm.journal import History, load_history
 from cognitionos_provider.observability import set_trace_id
 from cognitionos_provider.output import OUTPUT_KEY, decode_output, encode_output
-from cognitionos_provider.run import RunContext
+from cognitionos_provider.run import RunContext, begun_steps
 from cognitionos_provider.step import StepSpec, run_step
-from cognitionos_provider.triggers.channel import begun_tasks
+from cognitionos_provider.triggers.channel import task_states
 
 __all__ = ["LLMStepTrigger"]
 
@@ -110,7 +110,8 @@ class _TriggerEdge:
         )
 
     async def spent_by_others(self, reserved: Collection[str], agent_id: str | None = None) -> Decimal:
-        begun = await begun_tasks(self._ti.dag_id, self._ti.run_id, cleared=self._cleared)
+        states = await task_states(self._ti.dag_id, self._ti.run_id)
+        begun = begun_steps(states, cleared=self._cleared)
         histories = await asyncio.gather(
             *(self._journal_of(task_id) for task_id in begun if task_id != self._ti.task_id)
         )

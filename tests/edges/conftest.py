@@ -5,7 +5,13 @@ import json
 import pytest
 from airflow.sdk.exceptions import ErrorType
 from airflow.sdk.execution_time import task_runner
-from airflow.sdk.execution_time.comms import ConnectionResult, ErrorResponse, OKResponse, XComResult
+from airflow.sdk.execution_time.comms import (
+    ConnectionResult,
+    ErrorResponse,
+    OKResponse,
+    TaskStatesResult,
+    XComResult,
+)
 
 from cognitionos_provider.config import get_llm_config, get_redis_url_for_steps
 from cognitionos_provider.hooks.llm import LLMHook
@@ -18,6 +24,7 @@ class Channel:
         self.connections = {}
         self.asked = []
         self.masked = []
+        self.states = {}
 
     def send(self, msg):
         self.asked.append(msg.type)
@@ -36,6 +43,8 @@ class Channel:
                     fields["extra"] = json.dumps(fields["extra"])
                 return ConnectionResult(**{"conn_id": msg.conn_id, "conn_type": "cognitionos_llm", **fields})
             return ErrorResponse(error=ErrorType.CONNECTION_NOT_FOUND)
+        if msg.type == "GetTaskStates":
+            return TaskStatesResult(task_states=dict.fromkeys(msg.run_ids, self.states))
         if msg.type == "MaskSecret":
             self.masked.append(msg.value)
             return None

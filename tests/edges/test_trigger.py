@@ -9,6 +9,7 @@ from airflow.triggers.base import DiscrimatedTriggerEvent, TaskFailedEvent, Task
 from pydantic import TypeAdapter
 
 from cognitionos_provider.definitions import Workflow
+from cognitionos_provider.hooks.llm import LLMHook
 from cognitionos_provider.llm.journal import JOURNAL_KEY_PREFIX, read_history
 from cognitionos_provider.output import decode_output, encode_output
 from cognitionos_provider.step import StepSpec
@@ -17,9 +18,10 @@ from cognitionos_provider.triggers.llm import LLMStepTrigger
 MODELS = {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}
 
 
-def trigger_of(step, *others, conf=None, params=None):
+def trigger_of(step, *others, conf=None, params=None, clear_number=0, **fields):
     workflow = Workflow.model_validate(
         {
+            **fields,
             "workflow_id": "w",
             "version": "1.0.0",
             "name": "W",
@@ -29,7 +31,10 @@ def trigger_of(step, *others, conf=None, params=None):
     path, kwargs = LLMStepTrigger(StepSpec.of(workflow, workflow.steps[-1]).canonical_json()).serialize()
     assert path == f"{LLMStepTrigger.__module__}.{LLMStepTrigger.__qualname__}"
     made = LLMStepTrigger(**kwargs)
-    context = {"dag_run": SimpleNamespace(conf=conf), "params": params or conf or {}}
+    context = {
+        "dag_run": SimpleNamespace(conf=conf, clear_number=clear_number),
+        "params": params or conf or {},
+    }
     made.task_instance = SimpleNamespace(
         dag_id="w.v1.0.0", run_id="r1", task_id="s", try_number=2, get_template_context=lambda: context
     )
@@ -108,3 +113,38 @@ async def test_the_event_of_a_hostile_answer_passes_the_supervisors_own_codec(ch
 
 def test_airflow_has_nothing_to_render():
     assert tuple(trigger_of({"inputs": {"x": "{{ inputs.y }}"}}).template_fields) == ()
+
+
+@pytest.mark.parametrize(
+    ("state", "clear_number", "counts"),
+    [("success", 0, True), ("deferred", 0, True), (None, 0, False), (None, 1, True)],
+)
+async def test_a_budget_begins_with_what_other_steps_have_paid_also_before_they_were_cleared(
+    channel, sim, state, clear_number, counts
+):
+    paid = {"provider": "openai", "model": "gpt-4", "outcome": "ok", "call_id": "c", "cost_usd": 0.99}
+    batch = {"writer": "w", "entries": [{"kind": "attempt", "attempt": paid}], "last": True}
+    channel.xcoms["a", "cognitionos.journal.0001.00"] = json.dumps(batch)
+    channel.states = {"a": state, "s": "deferred"}
+    run = {"execution_id": f"e-{state}-{clear_number}"}
+    trigger = trigger_of(
+        {}, {"step_id": "a"}, conf={"__cognitionos__": run}, clear_number=clear_number, budget_usd=1
+    )
+    event = await event_of(trigger)
+    assert isinstance(event, TaskFailedEvent if counts else TaskSuccessEvent)
+    assert len(sim.calls()) == (0 if counts else 1)
+
+
+async def test_all_items_of_a_step_are_asked_over_one_router(channel, sim, monkeypatch):
+    made = []
+    aget_router = LLMHook.aget_router
+
+    async def counted(hook):
+        made.append(hook)
+        return await aget_router(hook)
+
+    monkeypatch.setattr(LLMHook, "aget_router", counted)
+    event = await event_of(trigger_of({"for_each": "inputs.list"}, conf={"list": list(range(30))}))
+    assert isinstance(event, TaskSuccessEvent)
+    assert len(sim.calls()) == 30
+    assert len(made) == 1

@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+from budget_shop import Shop, opened
+from services import redis_url
 
 from cognitionos_provider.llm import LLMRequest, LLMRouter, create_llm_router
 from cognitionos_provider.llm.breaker import BreakerSettings
@@ -145,3 +147,17 @@ async def serve(received: list[bytes]) -> AsyncIterator[Serve]:
             return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The URL of an empty Redis database, for a module of tests."""
+    with redis_url() as url:
+        yield url
+
+
+@pytest.fixture
+async def shop(server: str, at: Time) -> AsyncIterator[Shop]:
+    """Processes that share budgets through that Redis."""
+    async with opened(server, at.clock) as shop:
+        yield shop

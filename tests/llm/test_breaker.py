@@ -5,13 +5,12 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 from redis import Redis
 from services import redis_url
-from sharing import Counted, Proxy, eventually, python
+from sharing import Proxy, Share, eventually, python, sharers
 
 from cognitionos_provider.llm.breaker import Admission, Breakers, BreakerSettings
 
@@ -32,21 +31,10 @@ def redis() -> Iterator[str]:
         yield url
 
 
-Share = Callable[..., Counted]
-
-
 @pytest.fixture
 async def share(redis: str) -> AsyncIterator[Share]:
-    """Make what different processes would have: each its own connections to one Redis."""
-    async with AsyncExitStack() as stack:
-
-        def make(url: str = redis, **changes: float) -> Counted:
-            shared = Counted(url, **changes)
-            shared.connect()
-            stack.push_async_callback(shared.aclose)
-            return shared
-
-        yield make
+    async with sharers(redis) as share:
+        yield share
 
 
 def stored(url: str) -> dict[str, str]:

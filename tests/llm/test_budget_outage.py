@@ -4,29 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import redis
-from budget_shop import NONE, Ledger, Shop, left_is, opened, purse_of, reserve, run, until, waiting
-from services import redis_url
+from budget_shop import NONE, Ledger, Shop, left_is, purse_of, reserve, run, until, waiting
 
 from cognitionos_provider.llm.budget import Budgets, Reservation
 from cognitionos_provider.llm.shared import SharedState, SharedStateDown
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with redis_url() as url:
-        yield url
-
-
-@pytest.fixture
-async def shop(server: str, at: Any) -> AsyncIterator[Shop]:
-    async with opened(server, at.clock) as shop:
-        yield shop
 
 
 async def test_after_a_flush_the_ledger_and_the_running_calls_make_the_state(shop: Shop) -> None:

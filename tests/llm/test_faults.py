@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -78,6 +79,21 @@ def run() -> Iterator[Callable[[Any], Any]]:
         yield runner.run
 
 
+@asynccontextmanager
+async def scene(
+    server: SimulatorServer, rules: list[dict[str, Any]], fields: dict[str, Any], **settings: Any
+) -> AsyncIterator[tuple[LLMRouter, LLMRequest]]:
+    """A router of its own, whose providers have these faults, and a request to put to it."""
+    server.reset()
+    server.configure(*rules)
+    message = {"role": "user", "content": "Hello!"}
+    request = LLMRequest.model_validate({"messages": [message], "models": [GPT, CLAUDE], **fields})
+    urls = {"openai_base_url": server.openai_base_url, "anthropic_base_url": server.anthropic_base_url}
+    async with create_llm_router("a", "b", **urls, **settings) as router:
+        await router.warm_up()
+        yield router, request
+
+
 async def tell(router: LLMRouter, kept: Kept, request: LLMRequest) -> tuple[Any, float]:
     journal = Journal(kept, 1)
     await journal.open()
@@ -102,21 +118,10 @@ def test_no_sequence_of_faults_outlives_the_deadline_loses_an_attempt_or_pays_tw
     attempt_seconds: float,
 ) -> None:
     async def example() -> None:
-        server.reset()
-        server.configure(*rules)
-        message = {"role": "user", "content": "Hello!"}
-        request = LLMRequest.model_validate({"messages": [message], "models": [GPT, CLAUDE], **fields})
         kept = Kept()
-        async with create_llm_router(
-            "a",
-            "b",
-            openai_base_url=server.openai_base_url,
-            anthropic_base_url=server.anthropic_base_url,
-            tries_per_model=tries,
-            timeout_seconds=attempt_seconds,
-            breaker=BreakerSettings(consecutive=2, cooldown_seconds=0.1),
-        ) as router:
-            await router.warm_up()
+        breaker = BreakerSettings(consecutive=2, cooldown_seconds=0.1)
+        settings = {"tries_per_model": tries, "timeout_seconds": attempt_seconds, "breaker": breaker}
+        async with scene(server, rules, fields, **settings) as (router, request):
             first, took = await tell(router, kept, request)
             assert took <= request.timeout_seconds + LATE
             seen = {call["client_id"] for call in server.calls()}
@@ -147,18 +152,8 @@ def test_a_call_that_is_cancelled_at_any_time_leaves_each_call_that_was_sent_on_
     after: float,
 ) -> None:
     async def example() -> None:
-        server.reset()
-        server.configure(*rules)
-        message = {"role": "user", "content": "Hello!"}
-        request = LLMRequest.model_validate({"messages": [message], "models": [GPT, CLAUDE], **fields})
         kept = Kept()
-        async with create_llm_router(
-            "a",
-            "b",
-            openai_base_url=server.openai_base_url,
-            anthropic_base_url=server.anthropic_base_url,
-        ) as router:
-            await router.warm_up()
+        async with scene(server, rules, fields) as (router, request):
             journal = Journal(kept, 1)
             await journal.open()
             call = asyncio.create_task(router.generate(request, journal=journal))

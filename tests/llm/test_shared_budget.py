@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,6 @@ from budget_shop import (
     Ledger,
     Shop,
     left_is,
-    opened,
     purse_of,
     refused,
     reserve,
@@ -27,22 +26,9 @@ from budget_shop import (
     until,
     waiting,
 )
-from services import redis_url
 
 from cognitionos_provider.llm import budget as budget_module
 from cognitionos_provider.llm import shared_budget
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with redis_url() as url:
-        yield url
-
-
-@pytest.fixture
-async def shop(server: str, at: Any) -> AsyncIterator[Shop]:
-    async with opened(server, at.clock) as shop:
-        yield shop
 
 
 async def test_processes_share_a_budget_and_see_within_a_moment_what_another_leaves(shop: Shop) -> None:

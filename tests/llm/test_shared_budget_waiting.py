@@ -5,27 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from budget_shop import NONE, Shop, opened, purse_of, reserve, run, until, waiting
-from services import redis_url
+from budget_shop import NONE, Shop, purse_of, reserve, run, until, waiting
 
 from cognitionos_provider.llm import budget as budget_module
 from cognitionos_provider.llm.budget import Budget, Budgets
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with redis_url() as url:
-        yield url
-
-
-@pytest.fixture
-async def shop(server: str, at: Any) -> AsyncIterator[Shop]:
-    async with opened(server, at.clock) as shop:
-        yield shop
 
 
 def have_asked(budgets: Budgets, budget: Budget, number: int) -> bool:

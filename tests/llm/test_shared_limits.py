@@ -6,13 +6,13 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from redis import Redis
 from services import redis_url
-from sharing import Counted, Proxy, eventually, python
+from sharing import Proxy, Share, eventually, python, sharers
 
 from cognitionos_provider.llm.connection import Limits
 from cognitionos_provider.llm.limits import Gates, NoRoomError, Permit
@@ -60,21 +60,10 @@ async def proxy(redis: str) -> AsyncIterator[Proxy]:
         yield proxy
 
 
-Share = Callable[..., Counted]
-
-
 @pytest.fixture
 async def share(redis: str) -> AsyncIterator[Share]:
-    """Make what different processes would have: each its own connections to one Redis."""
-    async with AsyncExitStack() as stack:
-
-        def make(url: str = redis, **changes: float) -> Counted:
-            shared = Counted(url, **changes)
-            shared.connect()
-            stack.push_async_callback(shared.aclose)
-            return shared
-
-        yield make
+    async with sharers(redis) as share:
+        yield share
 
 
 def leases(stored: Redis) -> int:
