@@ -19,7 +19,7 @@ class StateStore(dict):
         self[key] = value
 
 
-def execute(step, *others, conf=None, retries=0, **fields):
+def execute(step, *others, conf=None, retries=0, store=None, try_number=1, **fields):
     step = {"step_id": "s", "llm": {"models": ["openai:gpt-4", "anthropic:claude-3-haiku-20240307"]}, **step}
     workflow = Workflow.model_validate(
         {"workflow_id": "w", "version": "1.0.0", "name": "W", "steps": [*others, step], **fields}
@@ -28,9 +28,9 @@ def execute(step, *others, conf=None, retries=0, **fields):
     operator = LLMStepOperator(task_id="s", spec=spec, start_from_trigger=False, retries=retries)
     states = {"r": {"s": "running", "b": "success", "c": None}}
     ti = SimpleNamespace(
-        dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=1, get_task_states=lambda **_: states
+        dag_id="w.v1.0.0", run_id="r", task_id="s", try_number=try_number, get_task_states=lambda **_: states
     )
-    store = StateStore()
+    store = StateStore() if store is None else store
     context = {
         "ti": ti,
         "dag_run": SimpleNamespace(conf=conf),
@@ -118,3 +118,22 @@ def test_a_step_that_starts_from_the_trigger_never_resumes_on_a_worker():
     assert not operator.template_fields
     with pytest.raises(AirflowFailException, match="never sends"):
         operator.execute_complete({}, {"odd": 1})
+
+
+def test_a_later_try_on_a_worker_replays_what_an_earlier_one_was_answered(channel, sim):
+    step = {"for_each": "inputs.list", "llm": {"models": ["openai:gpt-4"], "prompt": "item {{ item }}"}}
+    conf = {"list": ["a", "b", "c"]}
+    sim.configure({"match": {"contains": "item b"}, "status": 400, "times": 1})
+    store = StateStore()
+    with pytest.raises(AirflowException):
+        execute(step, conf=conf, store=store)
+    # Airflow deletes a task's XComs when a worker starts its next try.
+    channel.xcoms.clear()
+    execute(step, conf=conf, store=store, try_number=2)
+    assert sorted(call["question"].split("\n")[0] for call in sim.calls()) == [
+        "item a",
+        "item b",
+        "item b",
+        "item c",
+    ]
+    assert len(decode_output(channel.xcoms["s", "return_value"])) == 3
