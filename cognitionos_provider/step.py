@@ -7,7 +7,6 @@ record goes. The trigger and the operator are the two edges that pass it.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import JsonValue
 
-from cognitionos_provider.definitions import LLMOverrides, Step, Workflow, evaluate, references
+from cognitionos_provider.definitions import LLMOverrides, evaluate
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import (
     CognitionOSError,
@@ -32,6 +31,7 @@ from cognitionos_provider.llm.policy import Action, rule_for
 from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry
 from cognitionos_provider.prompt import Prompt
 from cognitionos_provider.run import RunContext
+from cognitionos_provider.step_spec import StepSpec
 
 if TYPE_CHECKING:
     from cognitionos_provider.llm import LLMRouter
@@ -47,68 +47,6 @@ DEADLINE_MARGIN = 0.25
 _LAST_WRITE_SECONDS = 5.0
 # How long a step that was cancelled may take to put the calls that it gave up on record.
 _FAREWELL_SECONDS = 1.0
-
-
-class StepSpec(BaseModel):
-    """All that a step needs to know, as it travels from the DAG file to the triggerer or worker."""
-
-    model_config = ConfigDict(frozen=True)
-
-    workflow_id: str
-    workflow_version: str
-    step: Step
-    needs: tuple[str, ...] = ()
-    """The steps whose outputs it reads."""
-    agent_id: str = "default"
-    agent_budget_usd: float | None = None
-    """Most that the agent may spend in one run, in USD."""
-    budget_usd: float | None = None
-    """Most that one run may spend, in USD."""
-    unpriced: Literal["refuse", "allow"] = "refuse"
-    input_schema: dict[str, JsonValue] | None = None
-    """On a step that waits for no other: checked first, since Airflow's Trigger form checks only a part of it."""
-
-    @classmethod
-    def of(cls, workflow: Workflow, step: Step, *, checks_inputs: bool = True) -> StepSpec:
-        """Compile a step's specification.
-
-        :param checks_inputs: whether it carries the workflow's input schema, if it waits for no other step.
-        """
-        needs = _read_steps(step)
-        if step.llm is None or step.llm.prompt is None:
-            needs.update(step.depends_on)
-        given: dict[str, Any] = {
-            "workflow_id": workflow.workflow_id,
-            "workflow_version": workflow.version,
-            "step": step,
-        }
-        if workflow.budget_usd is not None:
-            given["budget_usd"] = workflow.budget_usd
-        if workflow.unpriced != "refuse":
-            given["unpriced"] = workflow.unpriced
-        if needs:
-            given["needs"] = tuple(sorted(needs))
-        if checks_inputs and workflow.input_schema is not None and not step.depends_on:
-            given["input_schema"] = workflow.input_schema
-        return cls(**given)
-
-    def canonical_json(self) -> str:
-        """Return JSON text that is the same for the same step."""
-        return json.dumps(
-            self.model_dump(mode="json", exclude_unset=True), sort_keys=True, separators=(",", ":")
-        )
-
-
-def _read_steps(step: Step) -> set[str]:
-    """Return the steps whose outputs a step's templates read."""
-    templates: list[JsonValue] = [dict(step.inputs)]
-    if step.llm is not None:
-        templates += [step.llm.prompt, step.llm.system_prompt]
-    found = references(templates)
-    for expression in (step.condition, step.for_each):
-        if expression is not None:
-            found |= references(expression, expression=True)
-    return {reference.step for reference in found if reference.step is not None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pydantic import JsonValue
 from cognitionos_provider.definitions import Step, Workflow, execution_order
 from cognitionos_provider.definitions.schema import value_violations
 from cognitionos_provider.exceptions import DefinitionError
-from cognitionos_provider.step import StepSpec
+from cognitionos_provider.step_spec import StepSpec
 
 __all__ = ["LLM_STEP_OPERATOR", "DagSpec", "ExecutionMode", "TaskSpec", "compile_workflow"]
 

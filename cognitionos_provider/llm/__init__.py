@@ -9,20 +9,25 @@
         response = await router.generate(request)
         print(response.content, response.provider, response.cost_usd)
 
-Importing this package is cheap: the SDKs are loaded in a thread when a router is first used.
+Importing this package is cheap: its parts are loaded when they are asked for, since each parse of a DAG file imports
+it for the sake of a retry block; the SDKs are loaded in a thread when a router is first used.
 """
 
 from __future__ import annotations
 
-from cognitionos_provider.llm.budget import Budget
-from cognitionos_provider.llm.chain import DEFAULT_MODELS
-from cognitionos_provider.llm.connection import Connection, Limits, Price
-from cognitionos_provider.llm.health import ProviderHealth
-from cognitionos_provider.llm.journal import Journal
-from cognitionos_provider.llm.policy import POLICY, Action
-from cognitionos_provider.llm.provider import LLMProvider, Opened
-from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry, Usage
-from cognitionos_provider.llm.router import LLMRouter, create_llm_router
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cognitionos_provider.llm.budget import Budget
+    from cognitionos_provider.llm.chain import DEFAULT_MODELS
+    from cognitionos_provider.llm.connection import Connection, Limits, Price
+    from cognitionos_provider.llm.health import ProviderHealth
+    from cognitionos_provider.llm.journal import Journal
+    from cognitionos_provider.llm.policy import POLICY, Action
+    from cognitionos_provider.llm.provider import LLMProvider, Opened
+    from cognitionos_provider.llm.request import Attempt, LLMRequest, LLMResponse, Message, Retry, Usage
+    from cognitionos_provider.llm.router import LLMRouter, create_llm_router
 
 __all__ = [
     "DEFAULT_MODELS",
@@ -45,3 +50,33 @@ __all__ = [
     "Usage",
     "create_llm_router",
 ]
+
+_MODULES = {
+    "Action": "policy",
+    "Attempt": "request",
+    "Budget": "budget",
+    "Connection": "connection",
+    "DEFAULT_MODELS": "chain",
+    "Journal": "journal",
+    "LLMProvider": "provider",
+    "LLMRequest": "request",
+    "LLMResponse": "request",
+    "LLMRouter": "router",
+    "Limits": "connection",
+    "Message": "request",
+    "Opened": "provider",
+    "POLICY": "policy",
+    "Price": "connection",
+    "ProviderHealth": "health",
+    "Retry": "request",
+    "Usage": "request",
+    "create_llm_router": "router",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name at its first use (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return found

@@ -66,3 +66,12 @@ asyncio.run(main())
     worst, whole = map(float, done.stdout.split())
     # On the loop the longest pause would be nearly the whole time.
     assert worst < whole / 4
+
+
+def test_the_parse_of_a_dag_file_loads_of_this_package_only_what_a_definition_needs() -> None:
+    program = (
+        "import sys, cognitionos_provider.compiler.spec\n"
+        "print(sorted(name for name in sys.modules if name.startswith('cognitionos_provider.llm.')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['cognitionos_provider.llm.policy', 'cognitionos_provider.llm.request']"
